@@ -1,0 +1,173 @@
+"""``yolact-deploy predict``: pictures in, overlays and COCO results out."""
+
+from __future__ import annotations
+
+import json as json_module
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from yolact_deploy.cli.common import ARTIFACTS, console, demo_weights, is_terminal
+from yolact_deploy.errors import PictureError
+
+if TYPE_CHECKING:
+    from yolact_deploy.detections import Detections
+    from yolact_deploy.runtime import Detector
+
+__all__ = ["image_id_of", "overlay_name", "predict"]
+
+_RESULT_KEYS = {"image_id", "category_id", "bbox", "score", "segmentation"}
+_STAGES = ("read", "preprocess", "inference", "postprocess")
+
+
+def predict(
+    model: Annotated[
+        Path | None, typer.Argument(help="An ONNX file or a checkpoint. [default: a demo model, untrained]", show_default=False)
+    ] = None,
+    source: Annotated[
+        Path | None, typer.Argument(help="A picture, or a folder of pictures. [default: a drawn picture]", show_default=False)
+    ] = None,
+    save: Annotated[Path, typer.Option(help="Folder for the overlays.")] = ARTIFACTS / "predictions",
+    overlays: Annotated[bool, typer.Option("--overlays/--no-overlays", help="Draw and save overlays.")] = True,
+    json: Annotated[Path | None, typer.Option(help="Write COCO results (RLE masks) to this file.", show_default=False)] = None,
+    score_threshold: Annotated[float, typer.Option(min=0.0, max=1.0, help="Keep detections that score above this.")] = 0.15,
+    providers: Annotated[
+        str | None, typer.Option(help="ONNX Runtime providers, comma-separated: cpu, cuda, … [default: the best]", show_default=False)
+    ] = None,
+    device: Annotated[str | None, typer.Option(help="PyTorch device of a checkpoint: cpu, cuda, …", show_default=False)] = None,
+    threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 takes all.")] = 0,
+    variant: Annotated[str | None, typer.Option(help="For a checkpoint: its variant.", show_default=False)] = None,
+    config: Annotated[Path | None, typer.Option(help="For a checkpoint: your own variant, TOML.", show_default=False)] = None,
+    classes: Annotated[str | None, typer.Option(help="For a checkpoint: class names.", show_default=False)] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace files that this command did not write.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
+) -> None:
+    """Detect instances in a picture or a folder of pictures; save overlays, and COCO results where asked for."""
+    from yolact_deploy.runtime import load
+
+    out = console(quiet=quiet)
+    if json is not None:
+        _check_results_file(json, force=force)
+    if model is None:
+        model = demo_weights(ARTIFACTS)
+        out.print(f"No model was named: taking {model}, drawn from a seed. Its detections mean nothing.")
+    pictures = _pictures(source)
+    chosen = None if providers is None else [name.strip() for name in providers.split(",") if name.strip()]
+    detector = load(model, device=device, providers=chosen, threads=threads, variant=variant, config=config, classes=classes)
+    out.print(f"{detector!r}, {len(pictures)} picture{'s' if len(pictures) != 1 else ''}", markup=False)
+    tolerant = source is not None and source.is_dir()
+    run = _Run(detector, score_threshold, save if overlays else None, force=force, tolerant=tolerant)
+    for path in _progress(pictures, quiet=quiet):
+        run.one(path)
+    if json is not None:
+        _write_results(json, run.results)
+        out.print(f"Saved {json} ({len(run.results)} detections)", soft_wrap=True)
+    if overlays and run.done:
+        out.print(f"Saved {run.done} overlay{'s' if run.done != 1 else ''} in {save}", soft_wrap=True)
+    out.print(run.summary(), soft_wrap=True)
+    if run.skipped:
+        raise PictureError(f"{run.skipped} of {len(pictures)} pictures could not be read and were skipped.", "See the lines above.")
+
+
+class _Run:
+    """The pictures done so far."""
+
+    def __init__(self, detector: Detector, score_threshold: float, save: Path | None, *, force: bool, tolerant: bool) -> None:
+        self.detector, self.score_threshold, self.save = detector, score_threshold, save
+        self.force, self.tolerant = force, tolerant
+        self.results: list[dict[str, Any]] = []
+        self.done = self.skipped = self.found = 0
+        self.spent = dict.fromkeys(_STAGES, 0.0)
+
+    def one(self, path: Path | None) -> None:
+        """Detect in one picture (None: the drawn one); a broken one of a folder is told, counted and skipped."""
+        from yolact_deploy.data import sample_picture
+        from yolact_deploy.pictures import read_picture
+
+        try:
+            picture = sample_picture() if path is None else read_picture(path)
+        except PictureError as error:
+            if not self.tolerant:
+                raise
+            self.skipped += 1
+            typer.echo(f"yolact-deploy: skipped: {error}", err=True)
+            return
+        detections = self.detector.predict(picture, channels="rgb", score_threshold=self.score_threshold)
+        name = path or Path("drawn.png")
+        if self.save is not None:
+            self._overlay(name, picture, detections)
+        self.results += detections.to_coco(image_id_of(name))
+        self.done += 1
+        self.found += len(detections)
+        for stage in _STAGES:
+            self.spent[stage] += detections.milliseconds.get(stage, 0.0)
+
+    def _overlay(self, name: Path, picture: Any, detections: Detections) -> None:
+        from yolact_deploy.drawing import draw_detections, is_overlay, save_picture
+        from yolact_deploy.files import refuse_overwrite
+
+        if self.save is None:
+            return
+        target = self.save / overlay_name(name, picture.shape)
+        refuse_overwrite(target, ours=is_overlay(target), force=self.force)
+        save_picture(target, draw_detections(picture, detections))
+
+    def summary(self) -> str:
+        """One line: pictures, detections, milliseconds of each stage a picture."""
+        if not self.done:
+            return "0 pictures done"
+        stages = ", ".join(f"{stage} {self.spent[stage] / self.done:.1f} ms" for stage in _STAGES)
+        return f"{self.done} pictures, {self.found} detections; a picture took: {stages}"
+
+
+def overlay_name(picture: Path, shape: tuple[int, ...] = (1, 1)) -> str:
+    """``a.jpg`` -> ``a.overlay.jpg``; what is no JPEG or PNG, or too large for JPEG, keeps its suffix in the name and becomes PNG."""
+    from yolact_deploy.drawing import JPEG_LIMIT
+
+    suffix = picture.suffix.lower()
+    if suffix == ".png" or (suffix in (".jpg", ".jpeg") and max(shape) <= JPEG_LIMIT):
+        return f"{picture.stem}.overlay{suffix}"
+    return f"{picture.name}.overlay.png"
+
+
+def image_id_of(picture: Path) -> int | str:
+    """COCO's numeric id where the file's name is one (``000000000139.jpg`` -> 139), else the file's name."""
+    return int(picture.stem) if picture.stem.isascii() and picture.stem.isdecimal() else picture.name
+
+
+def _pictures(source: Path | None) -> list[Path | None]:
+    from yolact_deploy.pictures import list_pictures
+
+    if source is None:
+        return [None]
+    return list(list_pictures(source)) if source.is_dir() else [source]
+
+
+def _progress(pictures: list[Path | None], *, quiet: bool) -> Iterator[Path | None]:
+    from rich.progress import track
+
+    hidden = quiet or len(pictures) < 2 or not is_terminal()
+    return iter(track(pictures, "Detecting", console=console(stderr=True), disable=hidden))
+
+
+def _check_results_file(path: Path, *, force: bool) -> None:
+    from yolact_deploy.files import refuse_overwrite
+
+    refuse_overwrite(path, ours=_holds_results(path), force=force)
+
+
+def _holds_results(path: Path) -> bool:
+    """Whether the file is a list of COCO results, as this command writes them."""
+    try:
+        entries = json_module.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(entries, list) and all(isinstance(entry, dict) and set(entry) == _RESULT_KEYS for entry in entries)
+
+
+def _write_results(path: Path, results: list[dict[str, Any]]) -> None:
+    from yolact_deploy.files import write_text
+
+    write_text(path, "[" + ",\n ".join(json_module.dumps(entry) for entry in results) + "]\n")

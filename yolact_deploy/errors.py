@@ -1,0 +1,80 @@
+"""The exception tree: every error that the package raises on purpose says what was found, what was wanted and the mend.
+
+::
+
+    YolactDeployError            exit code 1
+    ├── CheckpointError          a weights file that is broken, foreign, or does not fit its variant
+    ├── ConfigError              a variant, configuration file, class list or option that contradicts itself or the weights
+    ├── ModelFileError           an ONNX file or engine that is broken, foreign, or does not fit this machine
+    ├── PictureError             a picture that is missing, broken, empty or too large
+    ├── OutputError              a file that may not or cannot be written
+    ├── VerificationError        an artifact whose outputs differ from the reference's
+    ├── MissingDependencyError   a package that an extra would install
+    └── BudgetMissedError        a measured budget was missed (exit code 3)
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "BudgetMissedError",
+    "CheckpointError",
+    "ConfigError",
+    "MissingDependencyError",
+    "ModelFileError",
+    "OutputError",
+    "PictureError",
+    "VerificationError",
+    "YolactDeployError",
+]
+
+
+class YolactDeployError(Exception):
+    """Root of the tree.
+
+    ``message`` says what was found and what was wanted, in one line; ``mend`` is the sentence that tells what to do.
+    ``str(error)`` is both. ``exit_code`` is what the command line returns.
+    """
+
+    exit_code = 1
+
+    def __init__(self, message: str, mend: str = "") -> None:
+        self.message = message
+        self.mend = mend
+        super().__init__(f"{message} {mend}".strip())
+
+
+class CheckpointError(YolactDeployError):
+    """A weights file that is broken, foreign, or does not fit its variant."""
+
+
+class ConfigError(YolactDeployError):
+    """A variant, configuration file, class list or option that contradicts itself or the weights."""
+
+
+class ModelFileError(YolactDeployError):
+    """An ONNX file or engine that is broken, foreign, or does not fit this machine."""
+
+
+class PictureError(YolactDeployError):
+    """A picture that is missing, broken, empty or too large."""
+
+
+class OutputError(YolactDeployError):
+    """A file that may not or cannot be written."""
+
+
+class VerificationError(YolactDeployError):
+    """An artifact whose outputs differ from the reference's."""
+
+
+class MissingDependencyError(YolactDeployError):
+    """A package that one of the extras would install."""
+
+    def __init__(self, package: str, extra: str, purpose: str) -> None:
+        super().__init__(f"{purpose} needs {package}, which is not installed.", f'Run: pip install "yolact-deploy[{extra}]"')
+
+
+class BudgetMissedError(YolactDeployError):
+    """A measured budget (a drop in mAP, a latency) was missed."""
+
+    exit_code = 3

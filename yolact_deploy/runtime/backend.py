@@ -1,0 +1,58 @@
+"""The seam between the detector and whatever computes the network's outputs."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from yolact_deploy.errors import YolactDeployError
+from yolact_deploy.manifest import Manifest
+
+__all__ = ["Backend"]
+
+
+class Backend(ABC):
+    """Prepared pictures in, named outputs out.
+
+    :meth:`infer` checks shapes and dtypes and calls :meth:`infer_impl`, which subclasses provide.
+
+    Attributes:
+        name: ``torch``, ``onnxruntime``, …
+        device: where it runs, in words.
+        manifest: of the model.
+    """
+
+    name: str
+    device: str
+    manifest: Manifest
+
+    @property
+    def batch(self) -> int | None:
+        """The fixed batch size, None where it is dynamic."""
+        axis = self.manifest.inputs[0].shape[0]
+        return axis if isinstance(axis, int) else None
+
+    def infer(self, images: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        """Run the network on `images`, as :func:`yolact_deploy.preprocess.prepare` makes them: [B, 3, S, S] or raw [B, S, S, 3].
+
+        Returns arrays on the host, by output name. Raises :class:`YolactDeployError` where `images` is not what the manifest says.
+        """
+        spec = self.manifest.inputs[0]
+        wanted = tuple(found if isinstance(axis, str) else axis for axis, found in zip(spec.shape, images.shape, strict=False))
+        if images.dtype != np.dtype(spec.dtype) or images.shape != wanted or not images.size:
+            raise YolactDeployError(
+                f"The input is {images.dtype} {list(images.shape)}, {spec.dtype} {list(spec.shape)} was wanted.",
+                "Prepare pictures with yolact_deploy.preprocess.prepare, or call Detector.predict.",
+            )
+        return self.infer_impl(images)
+
+    @abstractmethod
+    def infer_impl(self, images: NDArray[Any]) -> dict[str, NDArray[Any]]:
+        """What :meth:`infer` does after its checks."""
+
+    @abstractmethod
+    def mask_iou(self, masks: NDArray[np.float32]) -> NDArray[np.float32]:
+        """The mask-IoU net of a variant with mask rescoring: float32 [N, 1, h, w] -> [N, C-1]."""
