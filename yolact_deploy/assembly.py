@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from yolact_deploy.classes import ClassList
 from yolact_deploy.detections import Detections
+from yolact_deploy.errors import ModelFileError
 from yolact_deploy.postprocess import (
     PostprocessSettings,
     Selection,
@@ -86,6 +87,10 @@ def detections_from_nms(
     labels = outputs["detections_labels"].astype(np.int64)
     present = labels >= 0
     labels = labels[present]
+    if len(labels) and labels.max() >= len(classes):
+        raise ModelFileError(
+            f"The graph finds the label {labels.max()}, its manifest names {len(classes)} classes.", "Export the checkpoint again."
+        )
 
     def rows(name: str) -> Floats:
         return cast(Floats, outputs[name][present].astype(np.float32))

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os.path
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -64,7 +66,7 @@ def read_classes(source: str) -> ClassList:
         return _BUILT_IN[source]
     path = Path(source)
     mend = "Give a text file with one class name a line, a COCO annotation file, or one of: coco, pascal."
-    if not path.is_file():
+    if not os.path.isfile(source):  # unlike Path.is_file, it answers for any string
         raise ConfigError(f"The class list {source} does not exist.", mend)
     if path.stat().st_size > _MAX_CLASS_FILE:
         raise ConfigError(f"The class list {source} has {path.stat().st_size:,} bytes, at most {_MAX_CLASS_FILE:,} are read.", mend)
@@ -82,8 +84,10 @@ def read_classes(source: str) -> ClassList:
 def _from_annotations(source: str, text: str, mend: str) -> ClassList:
     try:
         categories = json.loads(text)["categories"]
-        pairs = sorted((int(category["id"]), str(category["name"])) for category in categories)
-    except (ValueError, TypeError, KeyError, RecursionError):
+        pairs = sorted((int(category["id"]), category["name"]) for category in categories)
+        if not all(isinstance(name, str) for _, name in pairs):
+            raise TypeError("a name is no text")
+    except (ValueError, OverflowError, TypeError, KeyError, RecursionError):
         raise ConfigError(f"{source} looks like JSON but has no COCO 'categories' with an id and a name each.", mend) from None
     if len({identifier for identifier, _ in pairs}) != len(pairs):
         raise ConfigError(f"{source} gives one category id to several classes.", mend)
@@ -95,9 +99,9 @@ def _from_annotations(source: str, text: str, mend: str) -> ClassList:
 def _check_names(source: str, names: tuple[str, ...], mend: str) -> None:
     if not names:
         raise ConfigError(f"The class list {source} holds no names.", mend)
-    unprintable = next((name for name in names if not name.isprintable()), None)
+    unprintable = next((name for name in names if not name.isprintable() or not name.strip()), None)
     if unprintable is not None:
         raise ConfigError(f"The class list {source} holds {unprintable!r}, which is not a printable name.", mend)
-    twice = next((name for name in names if names.count(name) > 1), None)
+    twice = next((name for name, count in Counter(names).items() if count > 1), None)
     if twice is not None:
         raise ConfigError(f"The class list {source} names {twice!r} twice.", mend)

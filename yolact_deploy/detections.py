@@ -155,7 +155,7 @@ class Detections:
         try:
             import supervision
         except ImportError:
-            raise MissingDependencyError("supervision", "all", "Detections.to_supervision()") from None
+            raise MissingDependencyError.of("supervision", "all", "Detections.to_supervision()") from None
         return supervision.Detections(
             xyxy=self.boxes.astype(np.float32), mask=self.bitmaps(), confidence=self.scores, class_id=self.labels.astype(int)
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import colorsys
+from bisect import bisect_left
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any, TypeAlias
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
+from PIL import Image, ImageDraw, ImageFont, JpegImagePlugin, PngImagePlugin
 from pycocotools import mask as coco_mask
 
 from yolact_deploy.detections import Detections
@@ -90,17 +91,21 @@ def save_picture(path: Path, picture: Picture) -> None:
             f"{path} cannot hold {picture.shape[1]} x {picture.shape[0]} pixels: a JPEG has at most {JPEG_LIMIT} a side.", "Name it .png."
         )
     with atomic_output(path) as part:
-        marked = {"comment": _MARK.encode()} if kind == "JPEG" else {"pnginfo": _png_mark()}
-        Image.fromarray(np.ascontiguousarray(picture)).save(part, format=kind, quality=92, **marked)
+        # Thin coloured lines need their colour at full resolution.
+        options = {"quality": 92, "subsampling": 0, "comment": _MARK.encode()} if kind == "JPEG" else {"pnginfo": _png_mark()}
+        Image.fromarray(np.ascontiguousarray(picture)).save(part, format=kind, **options)
 
 
 def is_overlay(path: Path) -> bool:
     """Whether the file is a picture that :func:`save_picture` wrote: its comment says so."""
     try:
-        with Image.open(path, formats=("JPEG", "PNG")) as image:
-            comment = image.info.get("Comment") or image.info.get("comment") or b""
-            return comment in (_MARK, _MARK.encode())
-    except (OSError, ValueError, TypeError, SyntaxError, Image.DecompressionBombError):
+        with open(path, "rb") as handle:
+            png = handle.read(1) == b"\x89"
+            handle.seek(0)
+            # By plugin, as read_picture does: Image.open would warn of a large overlay, or refuse it.
+            image = PngImagePlugin.PngImageFile(handle) if png else JpegImagePlugin.JpegImageFile(handle)
+            return image.info.get("Comment" if png else "comment") in (_MARK, _MARK.encode())
+    except Exception:  # noqa: BLE001 - whatever cannot be read is not ours, and what the plugins raise is not documented
         return False
 
 
@@ -207,21 +212,19 @@ def _text(name: str, score: str, size: int, width: int, height: int) -> NDArray[
     room, tall = width - 2 * pad, size + 2 * pad
     if tall > height:
         return None
-    for text in _shorter(name, score):
-        length = font.getlength(text)
-        if length <= room:
-            sheet = Image.new("L", (int(length) + 1 + 2 * pad, tall))
-            ImageDraw.Draw(sheet).text((pad, pad + size * 4 // 5), text, fill=255, font=font, anchor="ls")
+    for texts in _shorter(name, score):
+        at = bisect_left(texts, True, key=lambda text: font.getlength(text) <= room)
+        if at < len(texts):
+            sheet = Image.new("L", (int(font.getlength(texts[at])) + 1 + 2 * pad, tall))
+            ImageDraw.Draw(sheet).text((pad, pad + size * 4 // 5), texts[at], fill=255, font=font, anchor="ls")
             return np.asarray(sheet)[:, :width]
     return None
 
 
-def _shorter(name: str, score: str) -> list[str]:
-    """What to try, from the whole text to the shortest."""
+def _shorter(name: str, score: str) -> tuple[list[str], list[str]]:
+    """What to try, each from the whole text to the shortest: first with the score, then without it."""
     names = [name, *(name[:end] + _ELLIPSIS for end in range(len(name) - 1, 0, -1))]
-    tail = f" {score}" if score else ""
-    kept = [text + tail for text in names if text == name or len(text) > 3]
-    return [*kept, *(names if score else [])]
+    return [f"{text} {score}" for text in names if text == name or len(text) > 3] if score else [], names
 
 
 def _place(box: Rectangle, wide: int, tall: int, taken: NDArray[np.int64], size: tuple[int, int], line: int) -> Rectangle:

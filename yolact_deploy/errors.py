@@ -70,8 +70,10 @@ class VerificationError(YolactDeployError):
 class MissingDependencyError(YolactDeployError):
     """A package that one of the extras would install."""
 
-    def __init__(self, package: str, extra: str, purpose: str) -> None:
-        super().__init__(f"{purpose} needs {package}, which is not installed.", f'Run: pip install "yolact-deploy[{extra}]"')
+    @classmethod
+    def of(cls, package: str, extra: str, purpose: str) -> MissingDependencyError:
+        """`purpose` needs `package`, which the extra `extra` installs."""
+        return cls(f"{purpose} needs {package}, which is not installed.", f'Run: pip install "yolact-deploy[{extra}]"')
 
 
 class BudgetMissedError(YolactDeployError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -120,13 +121,13 @@ class Manifest:
             schema = fields.pop("schema")
         except (ValueError, KeyError, AttributeError, TypeError, RecursionError):
             raise ModelFileError(f"The manifest of {where} is damaged.", _REBUILD) from None
-        if not isinstance(schema, int) or schema > SCHEMA:
+        if type(schema) is not int or not 1 <= schema <= SCHEMA:
             raise ModelFileError(
-                f"The manifest of {where} has schema {schema}, this version reads up to {SCHEMA}.", "Upgrade: pip install -U yolact-deploy"
+                f"The manifest of {where} has schema {schema}, this version reads 1 to {SCHEMA}.", "Upgrade: pip install -U yolact-deploy"
             )
         try:
             return cls._from_fields(fields)
-        except (KeyError, TypeError, ValueError, AttributeError, ConfigError) as error:
+        except (KeyError, TypeError, ValueError, OverflowError, AttributeError, ConfigError) as error:
             raise ModelFileError(f"The manifest of {where} is damaged ({error}).", _REBUILD) from None
 
     @classmethod
@@ -137,8 +138,12 @@ class Manifest:
             raise ValueError(f"{len(classes)} class names for {variant.num_classes - 1} classes")
         given = fields["input"]
         spec = InputSpec(int(given["size"]), given["layout"], given["channels"], _three(given["mean"]), _three(given["std"]))
-        if spec.layout not in ("float", "raw") or spec.channels not in ("rgb", "bgr") or 0 in spec.std:
+        sane = spec.size == variant.input_size and all(map(math.isfinite, spec.mean)) and all(0 < value < math.inf for value in spec.std)
+        if spec.layout not in ("float", "raw") or spec.channels not in ("rgb", "bgr") or not sane:
             raise ValueError(f"input {given}")
+        for name in ("precision", "source", "versions", "mask_iou", "verification", "target", "calibration"):
+            if not isinstance(fields[name], dict):
+                raise ValueError(f"{name} is {type(fields[name]).__name__}")
         if fields["postprocess"] not in ("none", "nms", "masks") or fields["kind"] not in ("checkpoint", "onnx", "engine"):
             raise ValueError(f"postprocess {fields['postprocess']!r}, kind {fields['kind']!r}")
         limits = fields["thresholds"]

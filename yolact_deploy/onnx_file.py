@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import onnx
@@ -20,7 +21,7 @@ def read_onnx(path: Path) -> onnx.ModelProto:
     Raises :class:`ModelFileError` for a file that is missing, empty, no ONNX, or that refers to data outside its own folder.
     """
     if not path.is_file():
-        raise ModelFileError(f"The model {path} does not exist.", "Check the path.")
+        raise ModelFileError(f"The model {path} {'is a folder' if path.is_dir() else 'does not exist'}.", "Check the path.")
     try:
         model = onnx.load(path, load_external_data=False)
     except Exception as error:  # noqa: BLE001 - protobuf raises its own kinds, and a hostile file can raise more
@@ -28,7 +29,7 @@ def read_onnx(path: Path) -> onnx.ModelProto:
         raise ModelFileError(f"{path} is no readable ONNX file ({reason}).", _FOREIGN) from None
     if not model.graph.node or not model.opset_import:
         raise ModelFileError(f"{path} is no ONNX model: it holds no graph.", _FOREIGN)
-    for tensor in model.graph.initializer:
+    for tensor in (*_tensors(model.graph), *(tensor for function in model.functions for tensor in _node_tensors(function.node))):
         for entry in tensor.external_data:
             if entry.key == "location" and _leaves_folder(entry.value):
                 raise ModelFileError(f"{path} refers to data outside its folder ({entry.value}).", "Do not use this file.")
@@ -49,6 +50,23 @@ def manifest_of(model: onnx.ModelProto, path: Path) -> Manifest:
 def read_manifest(path: Path) -> Manifest:
     """:func:`read_onnx` and :func:`manifest_of` together."""
     return manifest_of(read_onnx(path), path)
+
+
+def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:
+    """Every constant of a graph, those of its nodes and of the graphs inside them too."""
+    yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+    yield from _node_tensors(graph.node)
+
+
+def _node_tensors(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.TensorProto]:
+    for attribute in (attribute for node in nodes for attribute in node.attribute):
+        yield from (attribute.t, *attribute.tensors)
+        for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
+            yield from (sparse.values, sparse.indices)
+        for inner in (attribute.g, *attribute.graphs):
+            yield from _tensors(inner)
 
 
 def _leaves_folder(location: str) -> bool:

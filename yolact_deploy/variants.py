@@ -18,7 +18,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "VARIANTS", "Variant", "get_variant", "read_config"]
+__all__ = ["IMAGENET_MEAN", "IMAGENET_STD", "VARIANTS", "Variant", "get_variant", "read_config", "read_fields"]
 
 IMAGENET_MEAN = (123.68, 116.78, 103.94)
 """Mean of the training pictures, RGB, in 0 … 255."""
@@ -203,23 +203,30 @@ def get_variant(name: str) -> Variant:
     return VARIANTS[name]
 
 
+_EXAMPLE = 'Example: base = "yolact_base", input_size = 550, prior_sizes = [[24], [48], [96], [192], [384]], square_priors = true.'
+
+
+def read_fields(path: Path) -> dict[str, Any]:
+    """What a TOML file says, unchecked; :class:`ConfigError` where it is missing or no TOML."""
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except FileNotFoundError:
+        raise ConfigError(f"The configuration {path} does not exist.", _EXAMPLE) from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise ConfigError(f"The configuration {path} is not readable TOML ({error}).", _EXAMPLE) from None
+
+
 def read_config(path: Path, base: str | None = None) -> Variant:
     """A user's own variant from a TOML file: ``base = "yolact_base"`` and any field of :class:`Variant` to override.
 
     `base` (from ``--variant``) stands in where the file names none. A flat ``aspect_ratios`` or ``prior_sizes`` list is one for
     all levels, or one size for each level. Raises :class:`ConfigError` for anything that is unknown, mistyped or missing.
     """
-    mend = 'Example: base = "yolact_base", input_size = 550, prior_sizes = [[24], [48], [96], [192], [384]], square_priors = true.'
-    try:
-        fields = tomllib.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise ConfigError(f"The configuration {path} does not exist.", mend) from None
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError, RecursionError) as error:
-        raise ConfigError(f"The configuration {path} is not readable TOML ({error}).", mend) from None
+    fields = read_fields(path)
     named = fields.pop("base", base)
     if not isinstance(named, str):
         raise ConfigError(
-            f"The configuration {path} does not say which variant it starts from.", f"Add a line base = … or --variant. {mend}"
+            f"The configuration {path} does not say which variant it starts from.", f"Add a line base = … or --variant. {_EXAMPLE}"
         )
     if base is not None and named != base:
         raise ConfigError(f"The configuration {path} starts from {named!r}, --variant says {base!r}.", "Drop one of the two.")
@@ -230,7 +237,9 @@ def _override(variant: Variant, fields: dict[str, Any]) -> Variant:
     known = {field.name: getattr(variant, field.name) for field in dataclasses.fields(variant)}
     unknown = sorted(set(fields) - set(known))
     if unknown:
-        raise ConfigError(f"A variant has no field {', '.join(unknown)}; it has {', '.join(known)}.", "Mend the name or drop the line.")
+        raise ConfigError(
+            f"A variant has no field {', '.join(map(repr, unknown))}; it has {', '.join(known)}.", "Mend the name or drop the line."
+        )
     levels = _level_count(fields, len(variant.prior_sizes))
     values = {key: _typed(key, value, known[key], levels) for key, value in fields.items()}
     if "prior_sizes" in values and "aspect_ratios" not in values and len(values["prior_sizes"]) != len(variant.aspect_ratios):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from typing import Annotated, Any
 
 import typer
@@ -71,5 +72,9 @@ app.command()(doctor)
 
 
 def main() -> None:
-    """Run the command line; the console script's entry point."""
+    """Run the command line; the console script's entry point.
+
+    A request to terminate ends it as Ctrl-C does, so that nothing is left half-written.
+    """
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     app()

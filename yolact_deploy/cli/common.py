@@ -42,13 +42,13 @@ def need_torch(purpose: str) -> None:
     try:
         import torch  # noqa: F401  # imported to see whether it is there
     except ImportError:
-        raise MissingDependencyError("torch", "torch", purpose) from None
+        raise MissingDependencyError.of("torch", "torch", purpose) from None
 
 
 def demo_weights(folder: Path) -> Path:
     """Write the demo variant's seeded weights into `folder` and return the file: untrained, so its detections mean nothing."""
     need_torch("The demo model")
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     from yolact_deploy.files import atomic_output
     from yolact_deploy.model.seeded import seeded_state
@@ -56,5 +56,5 @@ def demo_weights(folder: Path) -> Path:
 
     path = folder / f"{DEMO_VARIANT}_0_0.safetensors"
     with atomic_output(path) as part:
-        save_file(seeded_state(get_variant(DEMO_VARIANT)), part, metadata={"note": "seeded, untrained"})
+        part.write_bytes(save(seeded_state(get_variant(DEMO_VARIANT)), {"note": "seeded, untrained"}))
     return path

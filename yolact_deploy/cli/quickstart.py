@@ -62,9 +62,7 @@ def quickstart(
         detector = load(model)
         with console(stderr=True).status(f"running {label}"):
             detections, milliseconds = _run(detector, shown)
-        table.add_row(
-            f"predict, {label} on {detector.backend.device}", f"{len(detections)} detections", milliseconds
-        )
+        table.add_row(f"predict, {label} on {detector.backend.device}", f"{len(detections)} detections", milliseconds)
         found = detections[:_SHOWN]
     if found is not None:
         save_picture(overlay, draw_detections(shown, found))

@@ -65,8 +65,7 @@ def _mottle(random: np.random.Generator, width: int, height: int, cell: int) -> 
     (rows, down), (columns, along) = _smooth(height, cell), _smooth(width, cell)
     above = grid[rows][:, columns] * (_ONE - along) + grid[rows][:, columns + 1] * along
     below = grid[rows + 1][:, columns] * (_ONE - along) + grid[rows + 1][:, columns + 1] * along
-    mixed: _Field = (above * (_ONE - down[:, None]) + below * down[:, None]) // (_ONE * _ONE)
-    return mixed
+    return np.asarray((above * (_ONE - down[:, None]) + below * down[:, None]) // (_ONE * _ONE), np.int64)
 
 
 def _smooth(length: int, cell: int) -> tuple[_Field, _Field]:

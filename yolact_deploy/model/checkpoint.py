@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os.path
 import re
 import zipfile
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from yolact_deploy.classes import COCO, PASCAL, ClassList, numbered_classes, rea
 from yolact_deploy.errors import CheckpointError, ConfigError
 from yolact_deploy.files import sha256_of
 from yolact_deploy.model.network import Yolact
-from yolact_deploy.variants import VARIANTS, Variant, get_variant, read_config
+from yolact_deploy.variants import VARIANTS, Variant, get_variant, read_config, read_fields
 
 __all__ = ["Checkpoint", "load_checkpoint", "variant_from_name"]
 
@@ -61,15 +62,18 @@ def load_checkpoint(
     :class:`ConfigError` for an unknown variant, a bad configuration, or class names whose number does not fit.
     """
     path = Path(path)
-    if not path.is_file():
-        raise CheckpointError(f"The weights {path} do not exist.", "Check the path.")
+    if not os.path.isfile(path):  # unlike Path.is_file, it answers for any string
+        kind = "are a folder, a file was wanted" if os.path.isdir(path) else "do not exist"
+        raise CheckpointError(f"The weights {path} {kind}.", "Check the path.")
     chosen = read_config(Path(config), variant) if config is not None else get_variant(variant or variant_from_name(path))
     state = _without_leftovers(_read_tensors(path), chosen)
-    chosen = _with_class_count(chosen, state, path, fixed=config is not None and "num_classes" in Path(config).read_text("utf-8"))
+    chosen = _with_class_count(chosen, state, path, fixed=config is not None and "num_classes" in read_fields(Path(config)))
     _check_fit(state, chosen, path)
-    _check_finite(state, path)
     network = Yolact(chosen)
-    network.load_state_dict({key: value.to(network.state_dict()[key].dtype) for key, value in state.items()})
+    wanted = {key: value.dtype for key, value in network.state_dict().items()}
+    state = {key: value.to(wanted[key]) for key, value in state.items()}
+    _check_finite(state, path)
+    network.load_state_dict(state)
     network.eval()
     return Checkpoint(network, chosen, _class_list(classes, chosen), path, sha256_of(path))
 
@@ -94,14 +98,29 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
     except Exception as error:  # noqa: BLE001 - a hostile or broken file can make the readers raise anything
         raise CheckpointError(f"{path} is no readable weights file ({_first_line(error)}).", _READ_MEND) from None
     if not isinstance(loaded, dict) or not loaded:
-        raise CheckpointError(f"{path} holds {type(loaded).__name__}, a state dict (names to tensors) was wanted.", _READ_MEND)
+        kind = "nothing" if isinstance(loaded, dict) else type(loaded).__name__
+        raise CheckpointError(f"{path} holds {kind}, a state dict (names to tensors) was wanted.", _READ_MEND)
     for key, value in loaded.items():
-        if not isinstance(key, str) or not isinstance(value, Tensor) or value.layout != torch.strided or value.is_quantized:
-            kind = type(value).__name__ if not isinstance(value, Tensor) else f"a {value.dtype} tensor of an unusual layout"
-            raise CheckpointError(
-                f"{path} holds {kind} at {key!r}, plain tensors alone were wanted.", "Save model.state_dict() and use that file."
-            )
+        if fault := _fault(key, value):
+            raise CheckpointError(f"{path} holds {fault}, plain tensors alone were wanted.", "Save model.state_dict() and use that file.")
     return loaded
+
+
+def _fault(key: object, value: object) -> str:
+    """What is wrong with an entry of a state dict, empty where nothing is."""
+    if not isinstance(key, str):
+        return f"a key that is {type(key).__name__}"
+    if not isinstance(value, Tensor):
+        return f"{type(value).__name__} at {_printable(key)}"
+    if value.layout != torch.strided or value.is_quantized or value.is_meta:
+        return f"a {value.dtype} tensor of an unusual layout at {_printable(key)}"
+    if not value.is_floating_point() and not key.endswith("num_batches_tracked"):
+        return f"{value.dtype} instead of floats at {_printable(key)}"
+    return ""
+
+
+def _printable(key: str) -> str:
+    return key if key.isprintable() and len(key) <= 200 else repr(key[:200])
 
 
 _READ_MEND = "Give a state dict saved by torch.save(model.state_dict(), …) or a .safetensors file; download it again if it was cut off."
@@ -129,7 +148,8 @@ def _load_pickle(path: Path) -> Any:
 
 def _first_line(error: BaseException) -> str:
     lines = [line for line in str(error).splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__)[:160].rstrip(".")
+    text = (lines[0] if lines else type(error).__name__)[:160].rstrip(".")
+    return "".join(letter if letter.isprintable() else "\N{REPLACEMENT CHARACTER}" for letter in text)  # it may quote the file
 
 
 def _without_leftovers(state: dict[str, Tensor], variant: Variant) -> dict[str, Tensor]:
@@ -174,7 +194,7 @@ def _differences(state: dict[str, Tensor], variant: Variant) -> list[str]:
     result += [
         f"{key} is {list(found[key])} instead of {list(wanted[key])}" for key in wanted if key in found and found[key] != wanted[key]
     ]
-    result += [f"{key} is unknown" for key in found if key not in wanted]
+    result += [f"{_printable(key)} is unknown" for key in found if key not in wanted]
     return result
 
 
@@ -189,7 +209,8 @@ def _check_fit(state: dict[str, Tensor], variant: Variant, path: Path) -> None:
     if nearest is None:
         hint = "They look like no variant of YOLACT at all."
     elif rest:
-        hint = f"The nearest variant is {nearest} ({rest} differences): describe your own with --config FILE.toml (base = {nearest!r})."
+        count = "1 difference" if rest == 1 else f"{rest} differences"
+        hint = f"The nearest variant is {nearest} ({count}): describe your own with --config FILE.toml (base = {nearest!r})."
     else:
         hint = f"They fit {nearest}: pass --variant {nearest}."
     raise CheckpointError(f"The tensors of {path} do not fit {variant.name}: {shown}{f'; {more} more' if more > 0 else ''}.", hint)

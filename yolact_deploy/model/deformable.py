@@ -50,7 +50,7 @@ def _torchvision_deform_conv2d(x: Tensor, offsets: Tensor, weight: Tensor, bias:
     try:
         from torchvision.ops import deform_conv2d
     except ImportError:
-        raise MissingDependencyError("torchvision", "torch", "A YOLACT++ network in PyTorch") from None
+        raise MissingDependencyError.of("torchvision", "torch", "A YOLACT++ network in PyTorch") from None
     result: Tensor = deform_conv2d(x, offsets, weight, bias, stride=(stride, stride), padding=(1, 1), mask=modulation)
     return result
 

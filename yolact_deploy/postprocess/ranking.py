@@ -54,9 +54,8 @@ def first_ranked(values: Scores, count: int) -> Indices:
 def best_entries(foreground: Scores, best: Scores, candidates: Indices, count: int, least: float = -np.inf) -> Entries:
     """The first `count` entries of all candidates' (prior, class) entries.
 
-    The priors of the first `count` entries are among the first `count` priors ranked by their best score, since each of these
-    brings at least one entry. Entries that equal the last of these best scores are taken up to that prior only: between later ones
-    there may be entries of priors left out.
+    They belong to the first `count` priors ranked by their best score: each of these brings at least one entry, which ranks before
+    every entry of the priors left out.
 
     Args:
         foreground: float32 [P, C - 1], no NaN in a candidate's row.
@@ -69,12 +68,8 @@ def best_entries(foreground: Scores, best: Scores, candidates: Indices, count: i
     rows = candidates[ranked]
     table = foreground[rows]
     if len(ranked) < len(candidates):
-        cut = best[rows].min()
-        last = rows[best[rows] == cut][-1]
-        wanted = (table > cut) | ((table == cut) & (rows <= last)[:, None])
-    else:
-        wanted = table >= np.float32(least)
-    entries = np.flatnonzero(wanted)
+        least = best[rows].min()
+    entries = np.flatnonzero(table >= np.float32(least))
     entries = entries[first_ranked(table.ravel()[entries], count)]
     scores = table.ravel()[entries]
     order = np.argsort(-scores, kind="stable")

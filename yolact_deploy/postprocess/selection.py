@@ -130,7 +130,7 @@ def _best_first(
 ) -> Selection:
     """The first `max_detections` survivors of all entries; only entries that score at least `least` exist."""
     for size in PREFIXES:
-        count = max(size, 4 * settings.max_detections)
+        count = max(size, settings.max_detections)
         entries = best_entries(found.foreground, found.best, found.priors, count, least)
         kept = np.flatnonzero(survivors(entries))[: settings.max_detections]
         if len(kept) == settings.max_detections or len(entries) < count:

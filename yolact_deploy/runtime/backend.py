@@ -41,7 +41,7 @@ class Backend(ABC):
         Returns arrays on the host, by output name. Raises :class:`YolactDeployError` where `images` is not what the manifest says.
         """
         spec = self.manifest.inputs[0]
-        wanted = tuple(found if isinstance(axis, str) else axis for axis, found in zip(spec.shape, images.shape, strict=False))
+        wanted = (len(images) if isinstance(spec.shape[0], str) and images.ndim else spec.shape[0], *spec.shape[1:])
         if images.dtype != np.dtype(spec.dtype) or images.shape != wanted or not images.size:
             raise YolactDeployError(
                 f"The input is {images.dtype} {list(images.shape)}, {spec.dtype} {list(spec.shape)} was wanted.",

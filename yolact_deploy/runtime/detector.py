@@ -89,7 +89,7 @@ class Detector:
         self, sources: Sequence[Any], *, channels: Literal["rgb", "bgr"] | None = None, score_threshold: float = 0.0
     ) -> Iterator[Detections]:
         """:meth:`predict` for many pictures, one batch in memory at a time, in order."""
-        step = self.backend.batch or min(_DEFAULT_GROUP, len(sources))
+        step = self.backend.batch or _DEFAULT_GROUP
         for start in range(0, len(sources), step):
             clock = time.perf_counter()
             pictures = [read_picture(source, channels=channels) for source in sources[start : start + step]]
@@ -108,6 +108,8 @@ class Detector:
         """
         if len(images) != len(sizes):
             raise ConfigError(f"{len(images)} images and {len(sizes)} sizes were given.", "Give one (width, height) for each image.")
+        if not len(images):
+            return []
         batch = self.backend.batch
         if batch is not None and len(images) < batch:
             images = np.concatenate([images, np.zeros((batch - len(images), *images.shape[1:]), images.dtype)])
@@ -173,7 +175,7 @@ def load(
 
         from yolact_deploy.runtime.torch_backend import TorchBackend
     except ImportError as error:
-        raise MissingDependencyError(error.name or "torch", "torch", f"Running the checkpoint {path.name}") from None
+        raise MissingDependencyError.of(error.name or "torch", "torch", f"Running the checkpoint {path.name}") from None
     if threads:
         torch.set_num_threads(threads)
     return Detector(TorchBackend(path, device=device, variant=variant, config=config, classes=classes), settings)

@@ -18,6 +18,12 @@ from yolact_deploy.runtime.gpu import cuda_device_count
 
 __all__ = ["OnnxBackend", "choose_providers"]
 
+_DTYPES = {"tensor(float)": "float32", "tensor(float16)": "float16", "tensor(uint8)": "uint8", "tensor(int32)": "int32"}
+_NEEDED = {
+    "none": {"boxes", "scores", "coefficients", "prototypes"},
+    "nms": {"detections_boxes", "detections_scores", "detections_labels", "detections_coefficients", "prototypes"},
+    "masks": {"detections_boxes", "detections_scores", "detections_labels", "detections_masks"},
+}
 _SHORT = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider", "tensorrt": "TensorrtExecutionProvider"}
 
 
@@ -53,10 +59,22 @@ class OnnxBackend(Backend):
             raise ModelFileError(f"ONNX Runtime {onnxruntime.__version__} cannot load {path}: {reason}", "Export it again.") from None
 
     def _check_tensors(self, path: Path) -> None:
-        found = [value.name for value in (*self.session.get_inputs(), *self.session.get_outputs())]
-        wanted = [spec.name for spec in (*self.manifest.inputs, *self.manifest.outputs)]
+        values = (*self.session.get_inputs(), *self.session.get_outputs())
+        found = [f"{value.name} {_DTYPES.get(value.type, value.type)} {list(value.shape)}" for value in values]
+        specs = (*self.manifest.inputs, *self.manifest.outputs)
+        wanted = [f"{spec.name} {spec.dtype} {list(spec.shape)}" for spec in specs]
         if found != wanted:
-            raise ModelFileError(f"{path} has the tensors {', '.join(found)}, its manifest says {', '.join(wanted)}.", "Export it again.")
+            differing = next((pair for pair in zip(found, wanted, strict=False) if pair[0] != pair[1]), (len(found), len(wanted)))
+            raise ModelFileError(f"{path} has the tensor {differing[0]}, its manifest says {differing[1]}.", "Export it again.")
+        shapes = {spec.name: spec.shape for spec in specs}
+        missing = sorted(_NEEDED[self.manifest.postprocess] - set(shapes))
+        if missing or shapes.get("scores", (0,))[-1] not in (0, self.manifest.variant.num_classes):
+            reason = f"lacks {', '.join(missing)}" if missing else f"scores {shapes['scores'][-1]} classes"
+            raise ModelFileError(
+                f"{path} {reason}, which does not fit its manifest (postprocess {self.manifest.postprocess}, "
+                f"{self.manifest.variant.num_classes} classes with background).",
+                "Export it again.",
+            )
 
     def _mask_iou_file(self, path: Path) -> Path:
         named = self.manifest.mask_iou
@@ -74,14 +92,24 @@ class OnnxBackend(Backend):
     def infer_impl(self, images: NDArray[Any]) -> dict[str, NDArray[Any]]:
         """See :meth:`Backend.infer`."""
         names = [spec.name for spec in self.manifest.outputs]
-        values = self.session.run(names, {self.manifest.inputs[0].name: np.ascontiguousarray(images)})
+        values = _run(self.session, names, {self.manifest.inputs[0].name: np.ascontiguousarray(images)})
         return dict(zip(names, cast("list[NDArray[Any]]", values), strict=True))
 
     def mask_iou(self, masks: NDArray[np.float32]) -> NDArray[np.float32]:
         """See :meth:`Backend.mask_iou`."""
         if self.mask_iou_session is None:
             raise ModelFileError(f"The model {self.manifest.variant.name} has no mask-IoU net.", "Export a YOLACT++ checkpoint.")
-        return cast("NDArray[np.float32]", self.mask_iou_session.run(None, {"masks": masks})[0])
+        return cast("NDArray[np.float32]", _run(self.mask_iou_session, None, {"masks": masks})[0])
+
+
+def _run(session: onnxruntime.InferenceSession, names: list[str] | None, inputs: dict[str, NDArray[Any]]) -> Any:
+    try:
+        return session.run(names, inputs)
+    except Exception as error:  # noqa: BLE001 - its exceptions share no public base
+        reason = str(error).splitlines()[0][:200]
+        raise ModelFileError(
+            f"ONNX Runtime {onnxruntime.__version__} cannot run the model: {reason}", "Try fewer pictures at once or --providers cpu."
+        ) from None
 
 
 def choose_providers(wanted: Sequence[str] | None = None) -> list[str]:
