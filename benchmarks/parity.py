@@ -88,7 +88,7 @@ def measure(name: str, folder: Path, photographs: list[Path]) -> dict[str, Any]:
             "reference": sum(match.reference for match in matches),
             "partners": sum(match.partners for match in matches),
             "at a cut": sum(len(match.excused) for match in matches),
-            "unexplained": sum(len(match.unexplained) for match in matches),
+            "unexplained": [line for match in matches for line in match.unexplained],
             "largest score difference": max(match.largest_score_difference for match in matches),
             "largest box difference": max(match.largest_box_difference for match in matches),
         }

@@ -175,7 +175,7 @@ def _trace(network: Yolact, options: ExportOptions) -> tuple[onnx.ModelProto, In
 
 def _to_float16(model: onnx.ModelProto, options: ExportOptions) -> onnx.ModelProto:
     names = [value.name for value in (*model.graph.input, *model.graph.output)]
-    halved = {"coefficients", "prototypes", "detections_coefficients"} if options.fp16_io else set()
+    halved = {"coefficients", "prototypes"} if options.fp16_io else set()
     return convert_to_float16(model, [name for name in names if name not in halved])
 
 

@@ -38,7 +38,7 @@ def to_onnx(
                 verbose=False,
             )
     except ImportError as error:
-        raise MissingDependencyError("onnxscript", "torch", "ONNX export") from error
+        raise MissingDependencyError.of("onnxscript", "torch", "ONNX export") from error
     finally:
         logger.setLevel(level)
     if program is None:

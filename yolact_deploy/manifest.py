@@ -123,7 +123,7 @@ class Manifest:
             raise ModelFileError(f"The manifest of {where} is damaged.", _REBUILD) from None
         if type(schema) is not int or not 1 <= schema <= SCHEMA:
             raise ModelFileError(
-                f"The manifest of {where} has schema {schema}, this version reads 1 to {SCHEMA}.", "Upgrade: pip install -U yolact-deploy"
+                f"The manifest of {where} has schema {schema}, this version reads up to {SCHEMA}.", "Upgrade: pip install -U yolact-deploy"
             )
         try:
             return cls._from_fields(fields)

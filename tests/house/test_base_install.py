@@ -66,7 +66,12 @@ def run(site: Path, *arguments: str, cwd: Path) -> subprocess.CompletedProcess[s
 
 def test_torch_is_not_in_the_base_environment(base_site: Path, tmp_path: Path) -> None:
     result = subprocess.run(
-        [sys.executable, "-S", "-c", "import torch"], env={"PYTHONPATH": str(base_site)}, cwd=tmp_path, capture_output=True, text=True, check=False
+        [sys.executable, "-S", "-c", "import torch"],
+        env={"PYTHONPATH": str(base_site)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert "No module named 'torch'" in result.stderr
 
@@ -78,7 +83,9 @@ def test_predict_runs_on_the_base_dependencies_alone(base_site: Path, model: Pat
     assert list((tmp_path / "artifacts" / "predictions").iterdir())
 
 
-@pytest.mark.parametrize("command", [["export", "x.pth"], ["quickstart"], ["predict", "yolact_nano.pth", "x.jpg"], ["inspect", "yolact_nano.pth"]])
+@pytest.mark.parametrize(
+    "command", [["export", "x.pth"], ["quickstart"], ["predict", "yolact_nano.pth", "x.jpg"], ["inspect", "yolact_nano.pth"]]
+)
 def test_what_needs_torch_says_how_to_install_it(base_site: Path, command: list[str], tmp_path: Path) -> None:
     result = run(base_site, *command, cwd=tmp_path)
     assert result.returncode == 1
