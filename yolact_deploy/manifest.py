@@ -144,6 +144,8 @@ class Manifest:
         for name in ("precision", "source", "versions", "mask_iou", "verification", "target", "calibration"):
             if not isinstance(fields[name], dict):
                 raise ValueError(f"{name} is {type(fields[name]).__name__}")
+        if fields["mask_iou"] and not all(isinstance(fields["mask_iou"].get(key), str) for key in ("file", "sha256")):
+            raise ValueError(f"mask_iou is {fields['mask_iou']}")
         if fields["postprocess"] not in ("none", "nms", "masks") or fields["kind"] not in ("checkpoint", "onnx", "engine"):
             raise ValueError(f"postprocess {fields['postprocess']!r}, kind {fields['kind']!r}")
         limits = fields["thresholds"]

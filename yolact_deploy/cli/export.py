@@ -92,7 +92,8 @@ def export(
         out.print(f"No weights were named: taking {weights}, drawn from a seed. Its detections mean nothing.")
     checkpoint = load_checkpoint(weights, variant=variant, config=config, classes=classes)
     found = checkpoint.variant
-    out.print(f"Exporting {weights} ({found.name}, {found.input_size} px, {found.num_classes - 1} classes) to ONNX opset {opset}")
+    what = f"{weights} ({found.name}, {found.input_size} px, {found.num_classes - 1} classes)"
+    out.print(f"Exporting {what} to ONNX opset {opset}", soft_wrap=True, markup=False)
     target = output or ARTIFACTS / artifact_name(weights, options)
     try:
         with console(quiet=quiet or json or not is_terminal(), stderr=True).status("starting") as status:
@@ -149,6 +150,6 @@ def _tell(out: Console, result: ExportResult) -> None:
     seconds = ", ".join(f"{step} {spent:.1f} s" for step, spent in result.seconds.items())
     out.print(f"Steps: {seconds}")
     for file in _files(result):
-        out.print(f"Saved {file} ({file_size(Path(file))})", soft_wrap=True)
-    out.print(f"Next: yolact-deploy predict {result.path} PICTURE_OR_FOLDER", soft_wrap=True)
-    out.print(f"      yolact-deploy inspect {result.path}", soft_wrap=True)
+        out.print(f"Saved {file} ({file_size(Path(file))})", soft_wrap=True, markup=False)
+    out.print(f"Next: yolact-deploy predict {result.path} PICTURE_OR_FOLDER", soft_wrap=True, markup=False)
+    out.print(f"      yolact-deploy inspect {result.path}", soft_wrap=True, markup=False)

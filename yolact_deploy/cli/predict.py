@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from yolact_deploy.detections import Detections
     from yolact_deploy.runtime import Detector
 
-__all__ = ["image_id_of", "overlay_name", "predict"]
+__all__ = ["counted", "image_id_of", "overlay_name", "predict"]
 
 _RESULT_KEYS = {"image_id", "category_id", "bbox", "score", "segmentation"}
 _STAGES = ("read", "preprocess", "inference", "postprocess")
@@ -56,16 +56,16 @@ def predict(
     pictures = _pictures(source)
     chosen = None if providers is None else [name.strip() for name in providers.split(",") if name.strip()]
     detector = load(model, device=device, providers=chosen, threads=threads, variant=variant, config=config, classes=classes)
-    out.print(f"{detector!r}, {len(pictures)} picture{'s' if len(pictures) != 1 else ''}", markup=False)
+    out.print(f"{detector!r}, {counted(len(pictures), 'picture')}", soft_wrap=True, markup=False)
     tolerant = source is not None and source.is_dir()
     run = _Run(detector, score_threshold, save if overlays else None, force=force, tolerant=tolerant)
     for path in _progress(pictures, quiet=quiet):
         run.one(path)
     if json is not None:
         _write_results(json, run.results)
-        out.print(f"Saved {json} ({len(run.results)} detections)", soft_wrap=True)
+        out.print(f"Saved {json} ({counted(len(run.results), 'detection')})", soft_wrap=True, markup=False)
     if overlays and run.done:
-        out.print(f"Saved {run.done} overlay{'s' if run.done != 1 else ''} in {save}", soft_wrap=True)
+        out.print(f"Saved {counted(run.done, 'overlay')} in {save}", soft_wrap=True, markup=False)
     out.print(run.summary(), soft_wrap=True)
     if run.skipped:
         raise PictureError(f"{run.skipped} of {len(pictures)} pictures could not be read and were skipped.", "See the lines above.")
@@ -119,7 +119,12 @@ class _Run:
         if not self.done:
             return "0 pictures done"
         stages = ", ".join(f"{stage} {self.spent[stage] / self.done:.1f} ms" for stage in _STAGES)
-        return f"{self.done} pictures, {self.found} detections; a picture took: {stages}"
+        return f"{counted(self.done, 'picture')}, {counted(self.found, 'detection')}; a picture took: {stages}"
+
+
+def counted(number: int, noun: str) -> str:
+    """``1 picture``, ``2 pictures``."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def overlay_name(picture: Path, shape: tuple[int, ...] = (1, 1)) -> str:

@@ -1,10 +1,14 @@
 """Where masks begin and end down each column of a picture, found on the prototype grid without making the masks.
 
-A mask is ``bilinear(probability) > 0.5``. Between four neighbouring samples that are all at most 0.5, or all well above, no pixel
+A mask is ``bilinear(probability) > 0.5``. Between four neighbouring samples that are all at most 0.5, or all above, no pixel
 changes sides; only the other cells, those on the outline, are looked at. There the probability is interpolated along the picture's
 columns; between two sample rows it is then linear in the picture's row, so it passes 0.5 at most once, at a row that follows by
 solving for it. Where rounding could decide (the solution lies within float32 error of a row), each row of the cell is computed.
 So the result is that of evaluating each pixel in float32, at a cost that follows the outline's length.
+
+Rounding cannot carry a pixel between two samples of one side to the other side: the weights of `bilinear_axis` are multiples of
+2**-24, and for all of these float32 interpolates 0.5 and 0.5 to 0.5, and the next float32 above with itself to more than 0.5 (a
+test holds that); for other values it follows because rounding is monotone.
 """
 
 from __future__ import annotations
@@ -22,7 +26,6 @@ Floats = NDArray[np.float32]
 Indices = NDArray[np.int64]
 
 HALF = np.float32(0.5)
-SURELY = np.float32(0.5 + 1e-6)  # interpolating samples above this gives more than 0.5 however it is rounded
 ROUNDING = 5e-7  # bounds the float32 error of interpolating values up to 1
 COLUMNS_AT_ONCE = 1 << 17
 ROWS_AT_ONCE = 1 << 19
@@ -87,10 +90,10 @@ def _padded(probabilities: Floats) -> Floats:
 
 
 def _outline_cells(padded: Floats) -> tuple[Indices, Indices, Indices]:
-    """Mask, row and column of each cell of 2 x 2 samples that are not all outside nor all surely inside."""
-    inside, surely = ~(padded <= HALF), padded >= SURELY
+    """Mask, row and column of each cell of 2 x 2 samples that are neither all outside nor all inside."""
+    inside = padded > HALF
     some = inside[:, :-1] | inside[:, 1:]
-    every = surely[:, :-1] & surely[:, 1:]
+    every = inside[:, :-1] & inside[:, 1:]
     mixed = (some[:, :, :-1] | some[:, :, 1:]) & ~(every[:, :, :-1] & every[:, :, 1:])
     masks, rows, columns = np.nonzero(mixed)
     return masks, rows, columns
@@ -102,13 +105,9 @@ def _cell_transitions(padded: Floats, masks: Indices, rows: Indices, columns: In
     with np.errstate(invalid="ignore"):
         top = left * padded[masks, rows, columns, None] + right * padded[masks, rows, columns + 1, None]
         bottom = left * padded[masks, rows + 1, columns, None] + right * padded[masks, rows + 1, columns + 1, None]
-        crossed = ~(np.maximum(top, bottom) <= HALF) & ~(np.minimum(top, bottom) >= SURELY)
+        crossed = (top > HALF) != (bottom > HALF)
     cells, offsets = np.nonzero(crossed)
     pixel_columns = grid.columns.starts[columns[cells]] + offsets
-    within = pixel_columns < grid.columns.starts[columns[cells] + 1]
-    if not within.all():
-        crossed[cells[~within], offsets[~within]] = False
-        cells, pixel_columns = cells[within], pixel_columns[within]
     bases = (masks * (grid.width * grid.height + 1))[cells] + pixel_columns * grid.height
     crossings = _Crossings(bases, top[crossed], bottom[crossed], rows[cells])
     return crossings.transitions(grid)
@@ -116,7 +115,10 @@ def _cell_transitions(padded: Floats, masks: Indices, rows: Indices, columns: In
 
 @dataclass(frozen=True, eq=False)
 class _Crossings:
-    """E stretches of one picture column between two sample rows: place of the column, values at both ends, padded upper row."""
+    """E stretches of one picture column between two sample rows on different sides.
+
+    `bases` are the places of the columns' first pixels, `top` and `bottom` the values at both ends, `rows` the padded upper rows.
+    """
 
     bases: Indices
     top: Floats
@@ -132,7 +134,6 @@ class _Crossings:
             change = np.abs(change)
             error = len(grid.rows.starts) * 2.0**-22 * change + ROUNDING
             certain = np.abs(solution - np.rint(solution)) * scale * change > error
-        certain &= (self.top > HALF) != (self.bottom > HALF)
         row = np.ceil(solution[certain]).astype(np.int64)
         upper = self.rows[certain]
         row = np.minimum(np.maximum(row, grid.firsts[upper]), grid.firsts[upper + 1])

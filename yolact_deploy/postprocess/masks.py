@@ -112,8 +112,8 @@ def _kept(ends: Floats, other_ends: Floats, size: int) -> NDArray[np.bool_]:
     """bool [N, size]: the samples of one axis that a padded box keeps."""
     with np.errstate(invalid="ignore", over="ignore"):
         ends, other_ends = ends * np.float32(size), other_ends * np.float32(size)
-        low = np.maximum(np.minimum(ends, other_ends) - CROP_PADDING, np.float32(0))
-        high = np.minimum(np.maximum(ends, other_ends) + CROP_PADDING, np.float32(size))
+        low = np.minimum(ends, other_ends) - CROP_PADDING
+        high = np.maximum(ends, other_ends) + CROP_PADDING
         samples = np.arange(size, dtype=np.float32)
         return np.asarray((samples >= low[:, None]) & (samples < high[:, None]))
 

@@ -165,11 +165,12 @@ def load(
         raise ConfigError(f"{path.name} runs in {chosen}, {backend} was asked for.", "Leave the backend to auto.")
     given = {"device": device, "variant": variant, "config": config, "classes": classes}
     if chosen == "onnxruntime":
-        _refuse("an ONNX file, which carries its own", {key: value for key, value in given.items() if value is not None})
+        mend = "Choose where it runs by providers; its variant, configuration and classes are inside the file."
+        _refuse("an ONNX file", {key: value for key, value in given.items() if value is not None}, mend)
         from yolact_deploy.runtime.onnx_backend import OnnxBackend
 
         return Detector(OnnxBackend(path, providers, threads), settings)
-    _refuse("a checkpoint, which runs in PyTorch", {"providers": providers} if providers is not None else {})
+    _refuse("a checkpoint", {"providers": providers} if providers is not None else {}, "Choose where it runs by device.")
     try:
         import torch
 
@@ -181,6 +182,6 @@ def load(
     return Detector(TorchBackend(path, device=device, variant=variant, config=config, classes=classes), settings)
 
 
-def _refuse(kind: str, given: dict[str, Any]) -> None:
+def _refuse(kind: str, given: dict[str, Any], mend: str) -> None:
     if given:
-        raise ConfigError(f"{', '.join(given)} cannot be given with {kind}.", "Drop it.")
+        raise ConfigError(f"{', '.join(given)} cannot be given with {kind}.", mend)

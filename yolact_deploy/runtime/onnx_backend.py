@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -46,17 +48,32 @@ class OnnxBackend(Backend):
         self.session = self._open(path)
         self._check_tensors(path)
         self.mask_iou_session = self._open(self._mask_iou_file(path)) if self.manifest.mask_iou else None
+        self._check_providers(providers)
         self.device = self.session.get_providers()[0].removesuffix("ExecutionProvider")
 
     def _open(self, path: Path) -> onnxruntime.InferenceSession:
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 3
         options.intra_op_num_threads = self.threads
+        if self.providers != ["CPUExecutionProvider"]:
+            _find_cuda_libraries()
+        onnxruntime.set_default_logger_severity(4)  # what fails is told below, in one line
         try:
             return onnxruntime.InferenceSession(str(path), options, providers=self.providers)
         except Exception as error:  # noqa: BLE001 - its exceptions share no public base
             reason = str(error).splitlines()[0][:200]
             raise ModelFileError(f"ONNX Runtime {onnxruntime.__version__} cannot load {path}: {reason}", "Export it again.") from None
+        finally:
+            onnxruntime.set_default_logger_severity(2)
+
+    def _check_providers(self, named: Sequence[str] | None) -> None:
+        """ONNX Runtime leaves out a provider that does not start; one that was asked for by name is never left out silently."""
+        lacking = [name for name in self.providers if name not in self.session.get_providers()]
+        if named is not None and lacking:
+            raise ConfigError(
+                f"{', '.join(lacking)} did not start (no GPU, or the CUDA libraries that this ONNX Runtime wants are missing).",
+                "Install them, or name the cpu; yolact-deploy doctor tells what is here.",
+            )
 
     def _check_tensors(self, path: Path) -> None:
         values = (*self.session.get_inputs(), *self.session.get_outputs())
@@ -127,3 +144,10 @@ def choose_providers(wanted: Sequence[str] | None = None) -> list[str]:
             "Name one of these, or install the onnxruntime build that has it.",
         )
     return list(dict.fromkeys([*names, "CPUExecutionProvider"]))
+
+
+def _find_cuda_libraries() -> None:
+    """Load CUDA and cuDNN from the wheels that PyTorch brings, where ONNX Runtime can do that (1.21 and newer) and they are there."""
+    if hasattr(onnxruntime, "preload_dlls"):
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints what it does not find
+            onnxruntime.preload_dlls()
