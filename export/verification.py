@@ -12,11 +12,12 @@ from numpy.typing import NDArray
 
 from yolact_deploy.assembly import Heads, detect, detections_from_nms
 from yolact_deploy.errors import ModelFileError
-from yolact_deploy.manifest import Manifest
+from yolact_deploy.manifest import InputSpec, Manifest
 from yolact_deploy.model import Checkpoint
+from yolact_deploy.postprocess import decode_boxes, softmax
 from yolact_deploy.preprocess import prepare
 
-from .graph import HEADS, DeployGraph
+from .graph import HEADS
 from .matching import DetectionMatch, Tolerance, match_detections
 
 __all__ = ["Comparison", "VerificationReport", "verify"]
@@ -69,23 +70,37 @@ def verify(
     Each picture fills a batch of `batch`, mirrored in every second place. Raises :class:`ModelFileError` where ONNX Runtime
     cannot load or run the file.
     """
-    reference = DeployGraph(checkpoint.network, manifest.input).eval()
     run = _runner(path)
     rows: list[Comparison] = []
     matches: dict[str, DetectionMatch] = {}
     for case, picture in pictures.items():
         variants = [np.ascontiguousarray(picture[:, ::-1]) if place % 2 else picture for place in range(batch)]
         images = np.stack([prepare(variant, manifest.input) for variant in variants])
-        with torch.inference_mode():
-            truth = [tensor.float().numpy() for tensor in reference(torch.from_numpy(images))]
+        truth = _truth(checkpoint, manifest.input, images)
         found = run(images)
         for place in range(batch):
-            heads = Heads(*(tensor[place] for tensor in truth))
+            heads = truth[place]
             outputs = {name: value[place] for name, value in found.items()}
             label = case if batch == 1 else f"{case}[{place}]"
             rows += _compare_heads(label, heads, outputs, tolerance)
             matches[label] = _compare_detections(heads, outputs, checkpoint, manifest, picture.shape[:2], tolerance)
     return VerificationReport(tuple(rows), matches)
+
+
+def _truth(checkpoint: Checkpoint, spec: InputSpec, images: Array) -> list[Heads]:
+    """The network's own outputs, normalised and decoded here rather than by the modules that were exported."""
+    if spec.layout == "raw":
+        rgb = images if spec.channels == "rgb" else images[..., ::-1]
+        mean, std = np.array(spec.mean, np.float32), np.array(spec.std, np.float32)
+        images = ((rgb - mean) / std).transpose(0, 3, 1, 2)
+    with torch.inference_mode():
+        found = checkpoint.network(torch.from_numpy(np.ascontiguousarray(images, np.float32)))
+    priors = checkpoint.network.priors.numpy()
+    loc, logits, coefficients, prototypes = (tensor.numpy() for tensor in found[:4])
+    return [
+        Heads(decode_boxes(loc[place], priors), softmax(logits[place]), coefficients[place], prototypes[place])
+        for place in range(len(images))
+    ]
 
 
 def _runner(path: Path) -> Any:

@@ -231,3 +231,9 @@ def test_quickstart_ends_with_a_table_and_an_overlay(tmp_path: Path) -> None:
     overlay.write_bytes(b"mine")
     message = complaint(invoke("quickstart", "-o", tmp_path / "artifacts"))
     assert "quickstart.overlay.png exists and was not written by this command" in message
+
+
+def test_an_output_without_the_suffix_is_refused_before_the_work(artifacts: Artifacts, tmp_path: Path) -> None:
+    said = complaint(invoke("export", artifacts.weights, "-o", tmp_path / "model"))
+    assert "does not end in .onnx" in said
+    assert not list(tmp_path.iterdir())

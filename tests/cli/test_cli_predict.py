@@ -266,3 +266,17 @@ def test_models_that_do_not_do_are_one_line(artifacts: Artifacts, tmp_path: Path
     }
     for name, told in wanted.items():
         assert told in complaint(invoke("predict", tmp_path / name, picture, "--quiet"))
+
+
+def test_pictures_whose_names_would_meet_keep_their_own_overlay_and_id(model: Path, tmp_path: Path) -> None:
+    for index, name in enumerate(("1.jpg", "1.JPG", "1.png")):
+        save(tmp_path / "in" / name, seed=index)
+    ok(invoke("predict", model, tmp_path / "in", "--save", tmp_path / "out", "--json", tmp_path / "found.json", *LOW))
+    assert len(list((tmp_path / "out").iterdir())) == 3
+    assert len({entry["image_id"] for entry in json.loads((tmp_path / "found.json").read_text())}) == 3
+
+
+def test_overlays_saved_beside_the_pictures_are_not_taken_for_pictures(model: Path, tmp_path: Path) -> None:
+    save(tmp_path / "a.png")
+    for _ in range(2):
+        assert "1 picture, " in ok(invoke("predict", model, tmp_path, "--save", tmp_path, *LOW))

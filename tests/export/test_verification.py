@@ -13,7 +13,7 @@ from onnx import numpy_helper
 from tests.export.artifacts import Artifacts
 from yolact_deploy.data import sample_picture
 from yolact_deploy.errors import ConfigError, ModelFileError, OutputError, VerificationError
-from yolact_deploy.export import ExportOptions, ExportResult, VerificationReport, export_checkpoint, exporter
+from yolact_deploy.export import ExportOptions, ExportResult, VerificationReport, export_checkpoint, exporter, graph
 from yolact_deploy.export.matching import FLOAT32
 from yolact_deploy.export.verification import Comparison, verify
 from yolact_deploy.model import Checkpoint, load_checkpoint
@@ -176,3 +176,16 @@ def test_options_that_contradict_are_refused(options: dict[str, object], message
     with pytest.raises(ConfigError, match=message) as caught:
         ExportOptions(**options)  # type: ignore[arg-type]
     assert caught.value.mend
+
+
+@pytest.mark.parametrize("layout", ["float", "raw"])
+def test_a_fault_of_the_exported_modules_themselves_is_found(
+    artifacts: Artifacts, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, layout: str
+) -> None:
+    """The reference decodes and normalises by itself, so that a wrong module in the graph cannot agree with itself."""
+    module = graph.Decode if layout == "float" else graph.RawInput
+    right = module.forward
+    monkeypatch.setattr(module, "forward", lambda self, x: right(self, x) + 0.05)
+    with pytest.raises(VerificationError, match="boxes on picture"):
+        export_checkpoint(artifacts.nano, tmp_path / "wrong.onnx", ExportOptions(layout=layout))
+    assert not list(tmp_path.iterdir())

@@ -78,6 +78,8 @@ class _Run:
         self.detector, self.score_threshold, self.save = detector, score_threshold, save
         self.force, self.tolerant = force, tolerant
         self.results: list[dict[str, Any]] = []
+        self.names: set[str] = set()
+        self.ids: set[int | str] = set()
         self.done = self.skipped = self.found = 0
         self.spent = dict.fromkeys(_STAGES, 0.0)
 
@@ -98,7 +100,7 @@ class _Run:
         name = path or Path("drawn.png")
         if self.save is not None:
             self._overlay(name, picture, detections)
-        self.results += detections.to_coco(image_id_of(name))
+        self.results += detections.to_coco(self._free_id(name))
         self.done += 1
         self.found += len(detections)
         for stage in _STAGES:
@@ -110,9 +112,18 @@ class _Run:
 
         if self.save is None:
             return
-        target = self.save / overlay_name(name, picture.shape)
+        own = overlay_name(name, picture.shape)
+        target = self.save / (own if own not in self.names else f"{name.name}.overlay.png")
+        self.names.add(target.name)
         refuse_overwrite(target, ours=is_overlay(target), force=self.force)
         save_picture(target, draw_detections(picture, detections))
+
+    def _free_id(self, name: Path) -> int | str:
+        """The picture's id; the file's name where another picture (1.jpg, 1.png) has that id already."""
+        wanted = image_id_of(name)
+        found = wanted if wanted not in self.ids else name.name
+        self.ids.add(found)
+        return found
 
     def summary(self) -> str:
         """One line: pictures, detections, milliseconds of each stage a picture."""
@@ -143,11 +154,14 @@ def image_id_of(picture: Path) -> int | str:
 
 
 def _pictures(source: Path | None) -> list[Path | None]:
+    from yolact_deploy.drawing import is_overlay
     from yolact_deploy.pictures import list_pictures
 
     if source is None:
         return [None]
-    return list(list_pictures(source)) if source.is_dir() else [source]
+    if not source.is_dir():
+        return [source]
+    return [path for path in list_pictures(source) if not (".overlay." in path.name and is_overlay(path))]
 
 
 def _progress(pictures: list[Path | None], *, quiet: bool) -> Iterator[Path | None]:
