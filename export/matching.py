@@ -5,17 +5,21 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from pycocotools import mask as coco_mask
 
 from yolact_deploy.assembly import Heads
 from yolact_deploy.detections import Detections
-from yolact_deploy.postprocess import PostprocessSettings, pixel_boxes
+from yolact_deploy.postprocess import PostprocessSettings, crop_probabilities, pixel_boxes
 
 __all__ = ["FLOAT16", "FLOAT32", "DetectionMatch", "Tolerance", "match_detections"]
 
 Floats = NDArray[np.float32]
+_UNDECIDED = "its mask differs only where the probability lies at one half or the crop's edge on a prototype pixel"
+_EDGE = 0.01  # share of the box tolerance by which a crop's edge may move
+_RESIZING = 1e-4  # by which OpenCV's bilinear resizing may differ from the masks' own
 
 
 @dataclass(frozen=True)
@@ -99,7 +103,8 @@ def match_detections(
     """Pair each of `reference` with one of `candidate`; explain the rest from the reference's head outputs.
 
     A detection may miss its partner where its score lies within ``tolerance.score`` of the last one kept or of a rival's, its
-    prior's best score within that of the threshold, or its IoU with a better box within ``tolerance.iou`` of the NMS threshold.
+    prior's best score within that of the threshold, its IoU with a better box within ``tolerance.iou`` of the NMS threshold, or
+    wherever its masks differ, the probability within ``tolerance.score`` of one half or the crop's edge on a prototype pixel.
     """
     settings = settings or PostprocessSettings()
     overlap = _mask_ious(reference, candidate)
@@ -115,9 +120,14 @@ def match_detections(
     surplus = [j for j in range(len(candidate)) if j not in set(pairs.values())]
     excused: list[str] = []
     unexplained: list[str] = []
-    for who, source, indices in (("missing", reference, missing), ("surplus", candidate, surplus)):
+    close = same & near & (gap <= tolerance.score) & (rescored <= 10 * tolerance.score)
+    twins = [(i, j) for i in missing for j in surplus if close[i, j] and explain.undecided(i, candidate, j)]
+    for who, source, indices, alike_but_mask in (
+        ("missing", reference, missing, {i for i, _ in twins}),
+        ("surplus", candidate, surplus, {j for _, j in twins}),
+    ):
         for index in indices:
-            reason = explain(source, index)
+            reason = _UNDECIDED if index in alike_but_mask else explain(source, index)
             where = ", ".join(f"{value:.1f}" for value in source.boxes[index])
             line = f"{who} {source.names[index]} {source.scores[index]:.6f} at [{where}]"
             (excused if reason else unexplained).append(f"{line}: {reason or 'no reason found'}")
@@ -172,7 +182,7 @@ class _Explainer:
     """Finds the numeric cut that a detection without partner sits on, in the reference's head outputs."""
 
     def __init__(self, heads: Heads, reference: Detections, candidates: int, settings: PostprocessSettings, tolerance: Tolerance) -> None:
-        self.heads, self.settings, self.tolerance = heads, settings, tolerance
+        self.heads, self.reference, self.settings, self.tolerance = heads, reference, settings, tolerance
         self.size = np.array([reference.width, reference.height] * 2, np.float32)
         full = min(len(reference), candidates) >= settings.max_detections
         self.cut = float(reference.scores.min()) if full else None
@@ -201,6 +211,26 @@ class _Explainer:
         if np.any((ious > limits.iou_threshold) & (np.abs(column[rivals] - own) <= slack)):
             return f"a rival that overlaps it has a score within {slack:g} of its own"
         return ""
+
+    def undecided(self, index: int, candidate: Detections, other: int) -> bool:
+        """Whether the masks of reference `index` and candidate `other` differ only where rounding decides.
+
+        That is where the probability is one half within tolerance (whole regions, where all prototypes are nearly zero), or where
+        a prototype row or column is in or out because the crop's edge lies on it: between a slightly smaller and a slightly larger
+        crop the pixel may be on either side.
+        """
+        prior = self._prior_of(self.reference, index)
+        if prior is None:
+            return False
+        x, y = (np.sort(self.heads.boxes[prior, axis::2]) for axis in (0, 1))
+        box, margin = np.array([x[0], y[0], x[1], y[1]], np.float32), _EDGE * self.tolerance.box * np.array([-1, -1, 1, 1], np.float32)
+        crops = crop_probabilities(
+            self.heads.prototypes, self.heads.coefficients[[prior, prior]], np.stack([box - margin, box + margin]).astype(np.float32)
+        )
+        smaller, larger = (cv2.resize(crop, (candidate.width, candidate.height), interpolation=cv2.INTER_LINEAR) for crop in crops)
+        differing = self.reference.bitmap(index) != candidate.bitmap(other)
+        slack = self.tolerance.score + _RESIZING
+        return bool(np.all((smaller[differing] <= 0.5 + slack) & (larger[differing] >= 0.5 - slack)))
 
     def _prior_of(self, detections: Detections, index: int) -> int | None:
         """The reference's prior that this detection comes from: score and box within tolerance, the nearest box."""
