@@ -95,7 +95,7 @@ def export(
     what = f"{weights} ({found.name}, {found.input_size} px, {found.num_classes - 1} classes)"
     out.print(f"Exporting {what} to ONNX opset {opset}", soft_wrap=True, markup=False)
     target = output or ARTIFACTS / artifact_name(weights, options)
-    if target.suffix != ".onnx":
+    if target.suffix != ".onnx" and not target.is_dir():
         raise ConfigError(f"The output {target} does not end in .onnx.", "Name it so, or every other command refuses it.")
     try:
         with console(quiet=quiet or json or not is_terminal(), stderr=True).status("starting") as status:
