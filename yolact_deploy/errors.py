@@ -5,9 +5,11 @@
     YolactDeployError            exit code 1
     ├── CheckpointError          a weights file that is broken, foreign, or does not fit its variant
     ├── ConfigError              a variant, configuration file, class list or option that contradicts itself or the weights
+    ├── DatasetError             an annotation file or picture folder that is broken, foreign, or contradicts itself
     ├── ModelFileError           an ONNX file or engine that is broken, foreign, or does not fit this machine
     ├── PictureError             a picture that is missing, broken, empty or too large
     ├── OutputError              a file that may not or cannot be written
+    ├── TrainingError            a training that diverged
     ├── VerificationError        an artifact whose outputs differ from the reference's
     ├── MissingDependencyError   a package that an extra would install
     └── BudgetMissedError        a measured budget was missed (exit code 3)
@@ -19,10 +21,12 @@ __all__ = [
     "BudgetMissedError",
     "CheckpointError",
     "ConfigError",
+    "DatasetError",
     "MissingDependencyError",
     "ModelFileError",
     "OutputError",
     "PictureError",
+    "TrainingError",
     "VerificationError",
     "YolactDeployError",
 ]
@@ -51,6 +55,10 @@ class ConfigError(YolactDeployError):
     """A variant, configuration file, class list or option that contradicts itself or the weights."""
 
 
+class DatasetError(YolactDeployError):
+    """An annotation file or picture folder that is broken, foreign, or contradicts itself."""
+
+
 class ModelFileError(YolactDeployError):
     """An ONNX file or engine that is broken, foreign, or does not fit this machine."""
 
@@ -61,6 +69,10 @@ class PictureError(YolactDeployError):
 
 class OutputError(YolactDeployError):
     """A file that may not or cannot be written."""
+
+
+class TrainingError(YolactDeployError):
+    """A training that diverged."""
 
 
 class VerificationError(YolactDeployError):
