@@ -26,8 +26,8 @@ from benchmarks.postprocess import machine
 from tests.golden.keyed_weights import golden_image, sample_index
 from yolact_deploy.assembly import Heads
 from yolact_deploy.detections import Detections
-from yolact_deploy.export import DetectionMatch, export_checkpoint, match_detections
-from yolact_deploy.export.matching import FLOAT32
+from yolact_deploy.export import export_checkpoint
+from yolact_deploy.matching import FLOAT32, DetectionMatch, match_detections
 from yolact_deploy.pictures import list_pictures, read_picture
 from yolact_deploy.preprocess import prepare
 from yolact_deploy.runtime import Detector

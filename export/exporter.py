@@ -19,12 +19,12 @@ from yolact_deploy.data import sample_picture
 from yolact_deploy.errors import ConfigError, VerificationError, YolactDeployError
 from yolact_deploy.files import atomic_outputs, refuse_overwrite, sha256_of
 from yolact_deploy.manifest import METADATA_KEY, InputSpec, Manifest, TensorSpec
+from yolact_deploy.matching import FLOAT16, FLOAT32
 from yolact_deploy.model import Checkpoint, Yolact
 from yolact_deploy.onnx_file import read_onnx
 
 from .graph import DeployGraph, output_names
 from .maskiou import MASK_IOU_KEY, export_mask_iou
-from .matching import FLOAT16, FLOAT32
 from .passes import convert_opset, convert_to_float16, rename_by_module
 from .passes.names import module_of
 from .passes.opset import NEWEST_OPSET, OLDEST_OPSET

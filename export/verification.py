@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 from yolact_deploy.assembly import Heads, detect, detections_from_nms
 from yolact_deploy.errors import ModelFileError
 from yolact_deploy.manifest import InputSpec, Manifest
+from yolact_deploy.matching import DetectionMatch, Tolerance, match_detections
 from yolact_deploy.model import Checkpoint
 from yolact_deploy.postprocess import decode_boxes, softmax
 from yolact_deploy.preprocess import prepare
 
 from .graph import HEADS
-from .matching import DetectionMatch, Tolerance, match_detections
 
 __all__ = ["Comparison", "VerificationReport", "verify"]
 

@@ -14,8 +14,8 @@ from tests.export.artifacts import Artifacts
 from yolact_deploy.data import sample_picture
 from yolact_deploy.errors import ConfigError, ModelFileError, OutputError, VerificationError
 from yolact_deploy.export import ExportOptions, ExportResult, VerificationReport, export_checkpoint, exporter, graph
-from yolact_deploy.export.matching import FLOAT32
 from yolact_deploy.export.verification import Comparison, verify
+from yolact_deploy.matching import FLOAT32
 from yolact_deploy.model import Checkpoint, load_checkpoint
 
 Change = Callable[[np.ndarray], np.ndarray]

@@ -24,6 +24,8 @@ ROOMS = (
     "preprocess",
     "postprocess",
     "assembly",
+    "matching",
+    "drawing",
     "export",
     "engines",
     "runtime",
@@ -31,7 +33,6 @@ ROOMS = (
     "calibration",
     "training",
     "bench",
-    "drawing",
     "cli",
     "__main__",
 )

@@ -17,8 +17,7 @@ from yolact_deploy import Detections, Detector, load
 from yolact_deploy.assembly import Heads, detect
 from yolact_deploy.data import sample_picture
 from yolact_deploy.errors import ConfigError, PictureError, YolactDeployError
-from yolact_deploy.export import Tolerance, match_detections
-from yolact_deploy.export.matching import FLOAT32
+from yolact_deploy.matching import FLOAT32, Tolerance, match_detections
 from yolact_deploy.pictures import read_picture
 from yolact_deploy.postprocess import PostprocessSettings
 from yolact_deploy.preprocess import prepare, prepare_batch

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import cv2
@@ -14,7 +14,7 @@ from yolact_deploy.assembly import Heads
 from yolact_deploy.detections import Detections
 from yolact_deploy.postprocess import PostprocessSettings, crop_probabilities, pixel_boxes
 
-__all__ = ["FLOAT16", "FLOAT32", "DetectionMatch", "Tolerance", "match_detections"]
+__all__ = ["FLOAT16", "FLOAT32", "DetectionMatch", "Tolerance", "box_gaps", "mask_ious", "match_detections"]
 
 Floats = NDArray[np.float32]
 _UNDECIDED = "its mask differs only where the probability lies at one half or the crop's edge on a prototype pixel"
@@ -61,6 +61,9 @@ class DetectionMatch:
         largest_score_difference, largest_mask_score_difference: over partners.
         smallest_mask_iou: over partners.
         largest_box_difference: pixels, over partners.
+        pairs: index in the reference to index in the candidate, of the partners.
+        missing: index in the reference to the reason, ``""`` where there is none, of those without partner.
+        surplus: index in the candidate to the reason, likewise.
     """
 
     reference: int
@@ -72,6 +75,9 @@ class DetectionMatch:
     largest_mask_score_difference: float
     smallest_mask_iou: float
     largest_box_difference: float
+    pairs: dict[int, int] = field(default_factory=dict)
+    missing: dict[int, str] = field(default_factory=dict)
+    surplus: dict[int, str] = field(default_factory=dict)
 
     @property
     def passed(self) -> bool:
@@ -107,10 +113,10 @@ def match_detections(
     wherever its masks differ, the probability within ``tolerance.score`` of one half or the crop's edge on a prototype pixel.
     """
     settings = settings or PostprocessSettings()
-    overlap = _mask_ious(reference, candidate)
+    overlap = mask_ious(reference, candidate)
     same = reference.labels[:, None] == candidate.labels[None, :]
     gap = np.abs(reference.scores[:, None] - candidate.scores[None, :])
-    moved = _box_gap(reference, candidate)
+    moved = box_gaps(reference, candidate)
     near = moved <= tolerance.box * max(reference.width, reference.height)
     alike = (overlap >= tolerance.mask_iou) | (_differing_pixels(reference, candidate, overlap) <= tolerance.pixels)
     rescored = np.abs(reference.mask_scores[:, None] - candidate.mask_scores[None, :])
@@ -122,12 +128,14 @@ def match_detections(
     unexplained: list[str] = []
     close = same & near & (gap <= tolerance.score) & (rescored <= 10 * tolerance.score)
     twins = [(i, j) for i in missing for j in surplus if close[i, j] and explain.undecided(i, candidate, j)]
-    for who, source, indices, alike_but_mask in (
-        ("missing", reference, missing, {i for i, _ in twins}),
-        ("surplus", candidate, surplus, {j for _, j in twins}),
+    reasons: tuple[dict[int, str], dict[int, str]] = ({}, {})
+    for who, source, indices, alike_but_mask, kept in (
+        ("missing", reference, missing, {i for i, _ in twins}, reasons[0]),
+        ("surplus", candidate, surplus, {j for _, j in twins}, reasons[1]),
     ):
         for index in indices:
             reason = _UNDECIDED if index in alike_but_mask else explain(source, index)
+            kept[index] = reason
             where = ", ".join(f"{value:.1f}" for value in source.boxes[index])
             line = f"{who} {source.names[index]} {source.scores[index]:.6f} at [{where}]"
             (excused if reason else unexplained).append(f"{line}: {reason or 'no reason found'}")
@@ -142,10 +150,12 @@ def match_detections(
         float(rescored[left, right].max(initial=0.0)),
         float(overlap[left, right].min(initial=1.0)),
         float(moved[left, right].max(initial=0.0)),
+        pairs,
+        *reasons,
     )
 
 
-def _mask_ious(reference: Detections, candidate: Detections) -> NDArray[np.float64]:
+def mask_ious(reference: Detections, candidate: Detections) -> NDArray[np.float64]:
     """float64 [N, M]; two empty masks are equal."""
     if not len(reference) or not len(candidate):
         return np.zeros((len(reference), len(candidate)))
@@ -156,10 +166,11 @@ def _mask_ious(reference: Detections, candidate: Detections) -> NDArray[np.float
 
 def _differing_pixels(reference: Detections, candidate: Detections, ious: NDArray[np.float64]) -> NDArray[np.float64]:
     """float64 [N, M]: pixels in one mask alone, from the areas a + b and the IoU: (a + b) (1 - IoU) / (1 + IoU)."""
-    return (reference.areas[:, None] + candidate.areas[None, :]) * (1 - ious) / (1 + ious)
+    pixels: NDArray[np.float64] = np.rint((reference.areas[:, None] + candidate.areas[None, :]) * (1 - ious) / (1 + ious))
+    return pixels
 
 
-def _box_gap(reference: Detections, candidate: Detections) -> NDArray[np.float32]:
+def box_gaps(reference: Detections, candidate: Detections) -> NDArray[np.float32]:
     """float32 [N, M]: the largest difference of a coordinate, in pixels."""
     gaps: Floats = np.abs(reference.boxes[:, None] - candidate.boxes[None, :]).max(-1, initial=0.0)
     return gaps

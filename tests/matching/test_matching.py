@@ -11,7 +11,7 @@ import pytest
 from yolact_deploy.assembly import Heads, detect
 from yolact_deploy.classes import numbered_classes
 from yolact_deploy.detections import Detections
-from yolact_deploy.export import DetectionMatch, Tolerance, match_detections
+from yolact_deploy.matching import DetectionMatch, Tolerance, match_detections
 from yolact_deploy.postprocess import PostprocessSettings, rles_from_probabilities
 
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # pycocotools
@@ -50,6 +50,16 @@ def test_the_same_detections_are_all_partners() -> None:
     assert (match.reference, match.candidate, match.partners) == (5, 5, 5)
     assert (match.largest_score_difference, match.largest_box_difference, match.smallest_mask_iou) == (0, 0, 1)
     assert match.summary()["unexplained"] == match.summary()["excused"] == 0
+
+
+def test_pairs_and_reasons_are_kept_by_index() -> None:
+    heads = heads_of((0.9, 0.8, 0.0505))
+    found = found_in(heads)
+    match = compare(found[[1]], heads)
+    assert (match.pairs, match.surplus) == ({1: 0}, {})
+    assert match.missing[0] == ""
+    assert "of the threshold" in match.missing[2]
+    assert list(compare(found, heads, found[:0]).surplus) == [0, 1, 2]
 
 
 def test_another_order_is_no_difference() -> None:
@@ -221,6 +231,17 @@ def test_small_and_empty_masks_are_forgiven_two_pixels() -> None:
     assert compare(empty, heads, empty).partners == 5
     assert compare(two, heads, empty).partners == 5
     assert compare(three, heads, empty).partners == 4
+
+
+def test_two_pixels_of_a_small_mask_are_two_pixels() -> None:
+    heads = heads_of((0.9,), boxes=[[0.1, 0.1, 0.11, 0.11]])
+    found = found_in(heads)
+    for area in range(20, 60):  # of some areas the IoU gives 2.0000000000000018 pixels
+        bitmap = np.zeros((1, HEIGHT, WIDTH), np.float32)
+        bitmap[0, 100, :area] = 1
+        full = replace(found, counts=tuple(rles_from_probabilities(bitmap, None, WIDTH, HEIGHT)))
+        assert compare(with_pixels(full, 0, 2), heads, full).partners == 1
+        assert compare(with_pixels(full, 0, 3), heads, full).partners == int(1 - 3 / area >= TOLERANCE.mask_iou)
 
 
 def half_plane(right_half: float, box: tuple[float, float, float, float] = (0, 0, 1, 1)) -> Heads:
