@@ -16,10 +16,11 @@ from torch import Tensor
 from yolact_deploy.classes import COCO, PASCAL, ClassList, numbered_classes, read_classes
 from yolact_deploy.errors import CheckpointError, ConfigError
 from yolact_deploy.files import sha256_of
+from yolact_deploy.model.embedded import Embedded, read_embedded
 from yolact_deploy.model.network import Yolact
 from yolact_deploy.variants import VARIANTS, Variant, get_variant, read_config, read_fields
 
-__all__ = ["Checkpoint", "load_checkpoint", "variant_from_name"]
+__all__ = ["Checkpoint", "load_checkpoint", "read_tensors", "variant_from_name"]
 
 _FILE_NAME = re.compile(r"(?P<variant>.+?)(_\d+_\d+(_interrupt)?)?")
 _SHOWN_KEYS = 3
@@ -53,10 +54,11 @@ def load_checkpoint(
 ) -> Checkpoint:
     """Read weights and build the network that they belong to.
 
-    The variant comes from `config` (a TOML file), else from `variant`, else from the file's name
-    (``<variant>_<epoch>_<iteration>.pth``); a name that is unknown is an error, never a guess. The number of classes is read
-    from the tensors. `classes` is what :func:`yolact_deploy.classes.read_classes` takes; without it the variant's own list
-    is used where its length fits, else numbered names.
+    The variant comes from `config` (a TOML file), else from `variant`, else from the description inside the file (``.safetensors``
+    that ``yolact-deploy train`` wrote), else from its name (``<variant>_<epoch>_<iteration>.pth``); a name that is unknown is an
+    error, never a guess. The number of classes is read from the tensors. `classes` is what
+    :func:`yolact_deploy.classes.read_classes` takes; without it the names inside the file are used, else the list of COCO or
+    PASCAL where its length fits, else numbered names.
 
     Raises :class:`CheckpointError` for a file that is missing, broken, foreign, holds code or NaN, or does not fit the variant;
     :class:`ConfigError` for an unknown variant, a bad configuration, or class names whose number does not fit.
@@ -65,8 +67,14 @@ def load_checkpoint(
     if not os.path.isfile(path):  # unlike Path.is_file, it answers for any string
         kind = "are a folder, a file was wanted" if os.path.isdir(path) else "do not exist"
         raise CheckpointError(f"The weights {path} {kind}.", "Check the path.")
-    chosen = read_config(Path(config), variant) if config is not None else get_variant(variant or variant_from_name(path))
-    state = _without_leftovers(_read_tensors(path), chosen)
+    embedded = read_embedded(path)
+    if config is not None:
+        chosen = read_config(Path(config), variant)
+    elif embedded is not None and variant is None:
+        chosen = embedded.variant
+    else:
+        chosen = get_variant(variant or variant_from_name(path))
+    state = _without_leftovers(read_tensors(path), chosen)
     chosen = _with_class_count(chosen, state, path, fixed=config is not None and "num_classes" in read_fields(Path(config)))
     _check_fit(state, chosen, path)
     network = Yolact(chosen)
@@ -75,7 +83,7 @@ def load_checkpoint(
     _check_finite(state, path)
     network.load_state_dict(state)
     network.eval()
-    return Checkpoint(network, chosen, _class_list(classes, chosen), path, sha256_of(path))
+    return Checkpoint(network, chosen, _class_list(classes, chosen, embedded), path, sha256_of(path))
 
 
 def variant_from_name(path: Path) -> str:
@@ -90,7 +98,8 @@ def variant_from_name(path: Path) -> str:
     return name
 
 
-def _read_tensors(path: Path) -> dict[str, Tensor]:
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """The plain tensors of a ``.pth`` or ``.safetensors`` file by name; :class:`CheckpointError` for anything else in it."""
     try:
         loaded = _load_safetensors(path) if path.suffix == ".safetensors" else _load_pickle(path)
     except CheckpointError:
@@ -240,8 +249,10 @@ def _check_finite(state: dict[str, Tensor], path: Path) -> None:
             )
 
 
-def _class_list(source: str | None, variant: Variant) -> ClassList:
+def _class_list(source: str | None, variant: Variant, embedded: Embedded | None) -> ClassList:
     wanted = variant.num_classes - 1
+    if source is None and embedded is not None and len(embedded.classes) == wanted:
+        return embedded.classes
     if source is None:
         return next((known for known in (COCO, PASCAL) if len(known) == wanted), None) or numbered_classes(wanted)
     classes = read_classes(source)
