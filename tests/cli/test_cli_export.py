@@ -16,7 +16,6 @@ from PIL import Image
 from tests.cli.commands import complaint, invoke, ok, run
 from tests.export.artifacts import Artifacts
 from tests.helpers.weights import write_checkpoint
-from yolact_deploy.drawing import is_overlay
 from yolact_deploy.export import exporter
 from yolact_deploy.model.seeded import seeded_state
 from yolact_deploy.onnx_file import read_manifest
@@ -209,28 +208,6 @@ def test_a_name_that_says_no_variant_is_not_guessed(artifacts: Artifacts, tmp_pa
     message = complaint(invoke("export", tmp_path / "best.safetensors", "-o", tmp_path / "a.onnx", "--quiet"))
     assert "The file name best.safetensors does not say a known variant" in message
     assert "Pass --variant (one of yolact_base" in message
-
-
-@pytest.mark.slow
-def test_quickstart_ends_with_a_table_and_an_overlay(tmp_path: Path) -> None:
-    done = run("quickstart", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert done.stderr == ""
-    for told in ("export to ONNX", "PASSED", "predict, PyTorch", "predict, ONNX Runtime", "quickstart.overlay.png"):
-        assert told in done.stdout
-    overlay = tmp_path / "artifacts" / "quickstart.overlay.png"
-    assert is_overlay(overlay)
-    from yolact_deploy.data import sample_picture
-
-    with Image.open(overlay) as image:
-        drawn = np.asarray(image.convert("RGB"))
-    assert drawn.shape == sample_picture().shape
-    assert (drawn != sample_picture()).any(2).mean() > 0.001
-    names = {path.name for path in (tmp_path / "artifacts").iterdir()}
-    assert names == {"yolact_nano_0_0.safetensors", "yolact_nano_0_0.onnx", "quickstart.overlay.png"}
-    overlay.write_bytes(b"mine")
-    message = complaint(invoke("quickstart", "-o", tmp_path / "artifacts"))
-    assert "quickstart.overlay.png exists and was not written by this command" in message
 
 
 def test_an_output_without_the_suffix_is_refused_before_the_work(artifacts: Artifacts, tmp_path: Path) -> None:

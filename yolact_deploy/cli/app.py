@@ -10,10 +10,13 @@ from typer.core import TyperGroup
 
 from yolact_deploy import __version__
 from yolact_deploy.cli.doctor import doctor
+from yolact_deploy.cli.evaluate import evaluate
 from yolact_deploy.cli.export import export
 from yolact_deploy.cli.inspect import inspect
+from yolact_deploy.cli.make_shapes import make_shapes
 from yolact_deploy.cli.predict import predict
 from yolact_deploy.cli.quickstart import quickstart
+from yolact_deploy.cli.train import train
 from yolact_deploy.errors import YolactDeployError
 
 __all__ = ["app", "main"]
@@ -67,8 +70,11 @@ def _options(
 app.command()(quickstart)
 app.command()(export)
 app.command()(predict)
+app.command()(evaluate)
 app.command()(inspect)
 app.command()(doctor)
+app.command()(make_shapes)
+app.command()(train)
 
 
 def main() -> None:

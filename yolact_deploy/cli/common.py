@@ -9,14 +9,50 @@ from typing import TYPE_CHECKING
 from yolact_deploy.errors import MissingDependencyError
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from rich.console import Console
 
-__all__ = ["ARTIFACTS", "DEMO_VARIANT", "console", "demo_weights", "file_size", "is_terminal", "need_torch"]
+    from yolact_deploy.data.coco import CocoDataset
+
+__all__ = [
+    "ARTIFACTS",
+    "DEMO_VARIANT",
+    "console",
+    "counted",
+    "demo_picture",
+    "demo_weights",
+    "file_size",
+    "is_terminal",
+    "need_torch",
+    "shapes_set",
+]
 
 ARTIFACTS = Path("artifacts")
 """Where commands write when nothing else is said."""
 DEMO_VARIANT = "yolact_nano"
-"""The variant that commands take when no model is named."""
+"""The variant of the demo model, which commands take when no model is named."""
+
+
+_DEMO_SCENE = 15
+_SHAPES_SEEDS = {"train": 0, "val": 1}
+
+
+def counted(number: int, noun: str) -> str:
+    """``1 picture``, ``2 pictures``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def shapes_set(part: str, count: int, out: Console, *, folder: Path = ARTIFACTS) -> CocoDataset:
+    """The synthetic set ``train`` or ``val`` (other scenes) of `count` pictures in `folder`, drawn where it is not there already."""
+    from yolact_deploy.data.coco import read_dataset
+    from yolact_deploy.data.shapes import write_shapes
+
+    where = folder / f"shapes-{part}-{count}"
+    if not (where / "annotations.json").is_file():
+        out.print(f"Drawing {counted(count, 'synthetic picture')} into {where}", soft_wrap=True, markup=False)
+        write_shapes(where, count, seed=_SHAPES_SEEDS[part])
+    return read_dataset(where / "annotations.json")
 
 
 def console(*, quiet: bool = False, stderr: bool = False) -> Console:
@@ -45,16 +81,15 @@ def need_torch(purpose: str) -> None:
         raise MissingDependencyError.of("torch", "torch", purpose) from None
 
 
-def demo_weights(folder: Path) -> Path:
-    """Write the demo variant's seeded weights into `folder` and return the file: untrained, so its detections mean nothing."""
-    need_torch("The demo model")
-    from safetensors.torch import save
+def demo_weights() -> Path:
+    """The checkpoint in the package: ``yolact_nano``, trained on the synthetic shapes (``weights/README.md`` says how)."""
+    import yolact_deploy
 
-    from yolact_deploy.files import atomic_output
-    from yolact_deploy.model.seeded import seeded_state
-    from yolact_deploy.variants import get_variant
+    return Path(yolact_deploy.__file__).parent / "weights" / "yolact_nano_shapes.safetensors"
 
-    path = folder / f"{DEMO_VARIANT}_0_0.safetensors"
-    with atomic_output(path) as part:
-        part.write_bytes(save(seeded_state(get_variant(DEMO_VARIANT)), {"note": "seeded, untrained"}))
-    return path
+
+def demo_picture() -> NDArray[np.uint8]:
+    """A synthetic picture that the demo model has not seen, uint8 RGB [512, 512, 3]."""
+    from yolact_deploy.data.shapes import shapes_scene
+
+    return shapes_scene(_DEMO_SCENE, seed=_SHAPES_SEEDS["val"], size=512).picture

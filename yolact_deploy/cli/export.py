@@ -52,7 +52,7 @@ class Precision(str, enum.Enum):
 
 def export(
     weights: Annotated[
-        Path | None, typer.Argument(help="A checkpoint, .pth or .safetensors. [default: a demo model, untrained]", show_default=False)
+        Path | None, typer.Argument(help="A checkpoint, .pth or .safetensors. [default: the demo model]", show_default=False)
     ] = None,
     variant: Annotated[str | None, typer.Option(help="The network's variant. [default: from the file's name]", show_default=False)] = None,
     config: Annotated[
@@ -88,8 +88,8 @@ def export(
     options = ExportOptions(postprocess.value, size, opset, fp16, io is Precision.fp16, layout.value, channels.value)
     shown = None if picture is None else read_picture(picture)
     if weights is None:
-        weights = demo_weights(ARTIFACTS)
-        out.print(f"No weights were named: taking {weights}, drawn from a seed. Its detections mean nothing.")
+        weights = demo_weights()
+        out.print(f"No weights were named: taking the demo model {weights}", soft_wrap=True, markup=False)
     checkpoint = load_checkpoint(weights, variant=variant, config=config, classes=classes)
     found = checkpoint.variant
     what = f"{weights} ({found.name}, {found.input_size} px, {found.num_classes - 1} classes)"

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from yolact_deploy.cli.common import ARTIFACTS, console, demo_weights, is_terminal
+from yolact_deploy.cli.common import ARTIFACTS, console, counted, demo_picture, demo_weights, is_terminal, need_torch
 from yolact_deploy.errors import PictureError
 
 if TYPE_CHECKING:
     from yolact_deploy.detections import Detections
     from yolact_deploy.runtime import Detector
 
-__all__ = ["counted", "image_id_of", "overlay_name", "predict"]
+__all__ = ["image_id_of", "overlay_name", "predict"]
 
 _RESULT_KEYS = {"image_id", "category_id", "bbox", "score", "segmentation"}
 _STAGES = ("read", "preprocess", "inference", "postprocess")
@@ -24,7 +24,7 @@ _STAGES = ("read", "preprocess", "inference", "postprocess")
 
 def predict(
     model: Annotated[
-        Path | None, typer.Argument(help="An ONNX file or a checkpoint. [default: a demo model, untrained]", show_default=False)
+        Path | None, typer.Argument(help="An ONNX file or a checkpoint. [default: the demo model]", show_default=False)
     ] = None,
     source: Annotated[
         Path | None, typer.Argument(help="A picture, or a folder of pictures. [default: a drawn picture]", show_default=False)
@@ -51,8 +51,9 @@ def predict(
     if json is not None:
         _check_results_file(json, force=force)
     if model is None:
-        model = demo_weights(ARTIFACTS)
-        out.print(f"No model was named: taking {model}, drawn from a seed. Its detections mean nothing.")
+        need_torch("The demo model")
+        model = demo_weights()
+        out.print(f"No model was named: taking the demo model {model}", soft_wrap=True, markup=False)
     pictures = _pictures(source)
     chosen = None if providers is None else [name.strip() for name in providers.split(",") if name.strip()]
     detector = load(model, device=device, providers=chosen, threads=threads, variant=variant, config=config, classes=classes)
@@ -85,11 +86,10 @@ class _Run:
 
     def one(self, path: Path | None) -> None:
         """Detect in one picture (None: the drawn one); a broken one of a folder is told, counted and skipped."""
-        from yolact_deploy.data import sample_picture
         from yolact_deploy.pictures import read_picture
 
         try:
-            picture = sample_picture() if path is None else read_picture(path)
+            picture = demo_picture() if path is None else read_picture(path)
         except PictureError as error:
             if not self.tolerant:
                 raise
@@ -131,11 +131,6 @@ class _Run:
             return "0 pictures done"
         stages = ", ".join(f"{stage} {self.spent[stage] / self.done:.1f} ms" for stage in _STAGES)
         return f"{counted(self.done, 'picture')}, {counted(self.found, 'detection')}; a picture took: {stages}"
-
-
-def counted(number: int, noun: str) -> str:
-    """``1 picture``, ``2 pictures``."""
-    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def overlay_name(picture: Path, shape: tuple[int, ...] = (1, 1)) -> str:
