@@ -122,6 +122,8 @@ def test_doctor_names_the_mend_for_what_is_missing(monkeypatch: pytest.MonkeyPat
     assert facts["packages"]["torch"] == "not installed"
     told = facts["what works here"]["export, and predict with a checkpoint"]
     assert told == 'no. Run: pip install "yolact-deploy[torch]" (missing: torch)'
+    assert facts["what works here"]["train"] == 'no. Run: pip install "yolact-deploy[torch]"'
+    assert facts["what works here"]["evaluate"] == "yes"
 
 
 def test_a_quiet_console_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:

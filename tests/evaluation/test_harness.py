@@ -135,6 +135,18 @@ def test_differences_of_mask_ap(models: Models, files: Path) -> None:
     assert alone.artifacts[1].parity is None
 
 
+def test_hops_are_explained_by_the_model_before(models: Models, files: Path, tmp_path: Path) -> None:
+    sources = [ModelSource(models.onnx), ModelSource(files / "moved.json")]
+    found = evaluate(models.dataset, sources, EvaluationOptions(tmp_path), reference=ModelSource(files / "half.json"))
+    last = found.artifacts[2]
+    assert last.parity is not None
+    assert last.hop is not None
+    assert last.hop.lone
+    assert last.hop.explained
+    assert not last.parity.explained, "a results file has no head outputs"
+    assert any("cannot be had" in note for note in last.parity.notes)
+
+
 def test_a_drop_beyond_the_budget(models: Models, files: Path) -> None:
     found = of_files(models, files, "half.json", reference="perfect.json", max_drop=0.3)
     drop = 100 - (found.artifacts[1].mask.ap or 0)

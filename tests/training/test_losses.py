@@ -12,6 +12,7 @@ from tests.reference import losses as reference
 from tests.training.problems import CLASSES, GRID, make_problem
 from yolact_deploy.model.network import HeadOutputs, MaskIouNet
 from yolact_deploy.training.losses import LossSettings, MultiBoxLoss, NetworkWithLoss, class_loss, crop_window, reduced_masks
+from yolact_deploy.training.targets import Target, match_priors
 
 
 def expected(problem, *, mask_priors=None) -> dict[str, float]:
@@ -126,6 +127,32 @@ def test_the_hardest_background_is_chosen() -> None:
     found = float(class_loss(logits, classes, 3))
     hard = [9.0, 7.0, 6.0]  # 8 is neutral
     assert found == pytest.approx(math.log(2) + sum(math.log(1 + math.exp(value)) for value in hard), rel=1e-6)
+
+
+def test_neutral_priors_never_fill_up_the_background() -> None:
+    classes = torch.tensor([[1, 1, 0, -1, -1, -1, -1, -1]])
+    assert float(class_loss(torch.zeros(1, 8, 2), classes, 3)) == pytest.approx(3 * math.log(2), rel=1e-6)
+
+
+def test_small_boxes_count_and_empty_ones_do_not() -> None:
+    problem = make_problem(4, (2,), (0,))
+    (objects,) = problem.objects
+    tiny, empty = [0.5, 0.5, 0.52, 0.53], [0.3, 0.3, 0.3, 0.4]
+    priors = torch.from_numpy(problem.priors)
+
+    def mask(boxes: list[list[float]]) -> float:
+        target = Target(
+            torch.tensor(boxes),
+            torch.tensor(objects.labels[: len(boxes)]),
+            torch.from_numpy(objects.masks[: len(boxes)]),
+            torch.zeros(0, 4),
+        )
+        positives = int((match_priors(target, priors).classes > 0).sum())
+        return float(MultiBoxLoss()(problem.outputs, priors, [target])["mask"]) * positives
+
+    assert mask([tiny]) > 100, "an error of several pixels over a sixth of one"
+    assert math.isfinite(mask([tiny, empty]))
+    assert mask([tiny, empty]) == pytest.approx(mask([tiny]), rel=1e-5)
 
 
 @pytest.mark.parametrize(("size", "reduction"), [(32, 8), (16, 16), (23, 10), (8, 16)])

@@ -56,8 +56,8 @@ def test_each_object_keeps_a_prior_however_small_the_overlap() -> None:
 
 
 def test_more_objects_than_priors_leaves_some_without() -> None:
-    found = match_priors(target([[0, 0, 1, 1], [0, 0, 0.5, 0.5], [0.5, 0.5, 1, 1]], [0, 1, 2]), torch.tensor([[0.5, 0.5, 1, 1]]))
-    assert found.classes.tolist() == [1]
+    found = match_priors(target([[0, 0, 0.5, 0.5], [0, 0, 1, 1], [0.5, 0.5, 1, 1]], [0, 1, 2]), torch.tensor([[0.5, 0.5, 1, 1]]))
+    assert found.classes.tolist() == [2]
 
 
 def test_crowds_make_background_neutral_and_leave_objects() -> None:

@@ -14,6 +14,7 @@ __all__ = ["doctor"]
 _PACKAGES = {
     "base": ("numpy", "onnx", "onnxruntime-gpu", "onnxruntime", "opencv-python-headless", "pillow", "pycocotools", "safetensors"),
     "torch": ("torch", "torchvision", "onnxscript"),
+    "report": ("jinja2", "matplotlib"),
     "all": ("supervision",),
 }
 
@@ -83,6 +84,10 @@ def _abilities(versions: dict[str, str | None], onnxruntime_there: bool) -> dict
         "predict with an ONNX file": "yes" if onnxruntime_there else "no. Run: pip install onnxruntime-gpu",
         "export, and predict with a checkpoint": "yes" if not missing else f"{torch_mend} (missing: {', '.join(missing)})",
     }
+    report = [name for name in _PACKAGES["report"] if not versions[name]]
+    result["train"] = "yes" if not missing else torch_mend
+    result["evaluate"] = "yes" if onnxruntime_there else "no. Run: pip install onnxruntime-gpu"
+    result["evaluate --html"] = "yes" if not report else f'no. Run: pip install "yolact-deploy[report]" (missing: {", ".join(report)})'
     if onnxruntime_there:
         result["ONNX Runtime providers"] = _providers()
     if _version("onnxruntime") and _version("onnxruntime-gpu"):

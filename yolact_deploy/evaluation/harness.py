@@ -292,34 +292,31 @@ def _with_parity(
     image_ids: Sequence[int],
     progress: Progress,
 ) -> list[ArtifactEvaluation]:
-    """The artifacts with their parity to the first one, the reference, explained, and to the one before each."""
+    """The artifacts with their parity to the first one, the reference, and to the one before each, explained."""
     names = {image.id: image.file_name for image in dataset.images}
-    reference, result = artifacts[0], [artifacts[0]]
-    detector: Detector | None = None
+    detectors: dict[int, Detector | None] = {}
+
+    def between(before: int, after: int) -> Parity:
+        ours, theirs = artifacts[before].store, artifacts[after].store
+        parity = compare(ours, theirs, image_ids, names=names)
+        if not parity.lone:
+            return parity
+        if before not in detectors:
+            detectors[before] = None if sources[before].is_results else sources[before].open()
+        detector = detectors[before]
+        heads, why_not = heads_of(detector, dataset)
+        settings = None if detector is None else detector.settings
+        tolerance = tolerance_between(manifests[before], manifests[after])
+        return explain(parity, ours, theirs, heads, tolerance, settings, why_not=why_not)
+
+    result = [artifacts[0]]
     for place, artifact in enumerate(artifacts[1:], 1):
         progress(f"comparing {artifact.name}", place, len(artifacts))
-        parity = compare(reference.store, artifact.store, image_ids, names=names)
-        if parity.lone and detector is None and not sources[0].is_results:
-            detector = sources[0].open()
-        parity = _explained(parity, reference.store, artifact.store, detector, dataset, (manifests[0], manifests[place]))
-        hop = parity if place == 1 else compare(artifacts[place - 1].store, artifact.store, image_ids, names=names)
+        parity = between(0, place)
+        hop = parity if place == 1 else between(place - 1, place)
         result.append(replace(artifact, parity=parity, hop=hop))
+        detectors.pop(place - 1 if place > 1 else -1, None)  # one beside the reference's is held at a time
     return result
-
-
-def _explained(
-    parity: Parity,
-    reference: ResultStore,
-    candidate: ResultStore,
-    detector: Detector | None,
-    dataset: CocoDataset,
-    manifests: tuple[Manifest | None, Manifest | None],
-) -> Parity:
-    if not parity.lone:
-        return parity
-    heads, why_not = heads_of(detector, dataset)
-    settings = None if detector is None else detector.settings
-    return explain(parity, reference, candidate, heads, tolerance_between(*manifests), settings, why_not=why_not)
 
 
 def _versions() -> dict[str, str]:

@@ -96,8 +96,7 @@ class MultiBoxLoss:
             finite = torch.isfinite(predicted)
             error = functional.binary_cross_entropy(torch.where(finite, predicted, 0.5), truth, reduction="none").sum((1, 2))
             total = total + torch.where(finite.all(), 0.0, torch.nan)
-            size = torch.tensor(prototypes.shape[:0:-1], device=boxes.device)
-            area = ((boxes[:, 2:] - boxes[:, :2]) * size).prod(1)
+            area = (boxes[:, 2:] - boxes[:, :2]).prod(1) * prototypes[0].numel()
             total = total + scale * (error / area)[area > 0].sum()
             if self.mask_iou_net is not None:
                 rescored.append(_Rescored.of(predicted, truth, target.labels[objects], self.settings.least_mask_area))
