@@ -157,7 +157,7 @@ BOX = st.tuples(*[st.floats(-50, 700, width=32)] * 4)
 @given(st.lists(st.tuples(BOX, st.integers(0, 3)), max_size=8), st.integers(1, 640), st.integers(1, 480), st.booleans())
 def test_labels_stay_inside_any_picture(items: list[tuple[tuple[float, ...], int]], width: int, height: int, scores: bool) -> None:
     boxes = [box for box, _ in items]
-    many = found(width, height, boxes, [label for _, label in items], [0.5] * len(items))  # type: ignore[arg-type]
+    many = found(width, height, boxes, [label for _, label in items], [0.5] * len(items))
     for left, top, right, bottom in places(many, scores):
         assert 0 <= left < right <= width
         assert 0 <= top < bottom <= height
@@ -210,7 +210,7 @@ def test_refuses_another_size_and_a_wrong_alpha() -> None:
     with pytest.raises(PictureError, match=r"400 x 300 pixels.*320 x 240"):
         draw_detections(plain(400, 300), found(320, 240, [], [], []))
     with pytest.raises(PictureError, match="float64"):
-        draw_detections(np.zeros((3, 3, 3)), found(3, 3, [], [], []))  # type: ignore[arg-type]
+        draw_detections(np.zeros((3, 3, 3)), found(3, 3, [], [], []))
     for alpha in (-0.1, 1.1, np.nan):
         with pytest.raises(ValueError, match="0 … 1 was wanted"):
             draw_detections(plain(4, 4), found(4, 4, [], [], []), alpha=alpha)

@@ -174,7 +174,7 @@ def test_a_weight_that_float16_cannot_hold_is_refused_by_name(artifacts: Artifac
 )
 def test_options_that_contradict_are_refused(options: dict[str, object], message: str) -> None:
     with pytest.raises(ConfigError, match=message) as caught:
-        ExportOptions(**options)  # type: ignore[arg-type]
+        ExportOptions(**options)
     assert caught.value.mend
 
 

@@ -65,7 +65,7 @@ def test_nothing() -> None:
 )
 def test_slicing(index: object, wanted: list[int]) -> None:
     whole = detections()
-    part = whole[index]  # type: ignore[index]
+    part = whole[index]
     assert len(part) == len(wanted)
     np.testing.assert_array_equal(part.boxes, whole.boxes[wanted].reshape(-1, 4))
     np.testing.assert_array_equal(part.scores, whole.scores[wanted])
@@ -78,7 +78,7 @@ def test_slicing(index: object, wanted: list[int]) -> None:
 @pytest.mark.parametrize("index", [3, -4, [3], np.array([True])])
 def test_out_of_range(index: object) -> None:
     with pytest.raises(IndexError):
-        detections()[index]  # type: ignore[index]
+        detections()[index]
 
 
 def test_iteration_and_names() -> None:

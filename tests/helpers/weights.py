@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from functools import lru_cache
 from pathlib import Path
 from types import ModuleType
@@ -12,24 +11,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from tests.helpers.golden import GOLDEN, golden_module
 from yolact_deploy.model import Yolact
 from yolact_deploy.model.seeded import seeded_state
 from yolact_deploy.variants import Variant, get_variant
 
 __all__ = ["GOLDEN", "golden_image", "keyed_network", "keyed_state", "sample_index", "write_checkpoint"]
 
-GOLDEN = Path(__file__).resolve().parent.parent / "golden"
 
-
-@lru_cache(maxsize=1)
 def _keyed() -> ModuleType:
-    """keyed_weights.py, as it came with the golden numbers."""
-    spec = importlib.util.spec_from_file_location("keyed_weights", GOLDEN / "keyed_weights.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return golden_module("keyed_weights")
 
 
 def keyed_state(variant: Variant | str) -> dict[str, Tensor]:

@@ -83,7 +83,7 @@ def test_a_box_outside_the_picture_ends_reversed_as_in_the_original() -> None:
 )
 def test_settings_refuse_what_they_cannot_mean(name: str, value: object) -> None:
     with pytest.raises(ConfigError, match=name):
-        PostprocessSettings(**{name: value})  # type: ignore[arg-type]
+        PostprocessSettings(**{name: value})
 
 
 def test_the_default_settings_are_the_published_ones() -> None:

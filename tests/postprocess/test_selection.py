@@ -91,7 +91,7 @@ def test_the_same_detections_in_the_same_order(
 ) -> None:
     rng = np.random.default_rng(seed)
     boxes, scores = random_boxes(rng, count, kinds[0]), random_scores(rng, count, classes, kinds[1])
-    wanted = PostprocessSettings(*thresholds, *limits, nms=kinds[2])  # type: ignore[arg-type]
+    wanted = PostprocessSettings(*thresholds, *limits, nms=kinds[2])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(selection, "PREFIXES", prefixes)
         patch.setattr(selection, "ROWS_AT_ONCE", 7)
@@ -138,8 +138,8 @@ def test_a_candidate_brings_all_its_classes_whatever_their_scores() -> None:
 def test_a_score_equal_to_the_threshold_does_not_pass() -> None:
     boxes = np.array([[0, 0, 1, 1]], np.float32)
     for kind in KINDS:
-        assert len(select(boxes, one_class([0.05]), PostprocessSettings(nms=kind))) == 0  # type: ignore[arg-type]
-        assert len(select(boxes, one_class([0.05000001]), PostprocessSettings(nms=kind))) == 1  # type: ignore[arg-type]
+        assert len(select(boxes, one_class([0.05]), PostprocessSettings(nms=kind))) == 0
+        assert len(select(boxes, one_class([0.05000001]), PostprocessSettings(nms=kind))) == 1
 
 
 def test_cross_class_nms_keeps_top_k_not_max_detections() -> None:
@@ -206,7 +206,7 @@ def test_the_worst_inputs_take_bounded_time_and_memory(kind: str, priors: int, c
         table[:, 1] += np.float32(0.5)
     tracemalloc.start()
     start = time.perf_counter()
-    found = select(corners, table, PostprocessSettings(nms=kind))  # type: ignore[arg-type]
+    found = select(corners, table, PostprocessSettings(nms=kind))
     seconds = time.perf_counter() - start
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()

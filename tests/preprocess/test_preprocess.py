@@ -131,7 +131,7 @@ def test_the_same_size_is_not_altered() -> None:
 @given(st.integers(1, 200), st.integers(1, 200), st.sampled_from(["rgb", "bgr"]))
 def test_raw_is_the_resized_picture_rounded(height: int, width: int, channels: str) -> None:
     picture = noise(height, width)
-    found = prepare(picture, InputSpec(96, "raw", channels))  # type: ignore[arg-type]
+    found = prepare(picture, InputSpec(96, "raw", channels))
     assert found.dtype == np.uint8
     assert found.shape == (96, 96, 3)
     assert found.flags.c_contiguous
@@ -149,7 +149,7 @@ def test_neither_layout_alters_the_picture_and_any_strides_are_taken() -> None:
     kept = picture.copy()
     picture.flags.writeable = False
     for layout in ("float", "raw"):
-        spec = InputSpec(40, layout)  # type: ignore[arg-type]
+        spec = InputSpec(40, layout)
         view = picture[::-2, ::3, ::-1]
         np.testing.assert_array_equal(prepare(view, spec), prepare(np.ascontiguousarray(view), spec))
     np.testing.assert_array_equal(picture, kept)
@@ -158,7 +158,7 @@ def test_neither_layout_alters_the_picture_and_any_strides_are_taken() -> None:
 @pytest.mark.parametrize(("layout", "shape", "dtype"), [("float", (3, 3, 40, 40), np.float32), ("raw", (3, 40, 40, 3), np.uint8)])
 def test_a_batch_of_different_sizes(layout: str, shape: tuple[int, ...], dtype: type) -> None:
     pictures = [noise(30, 50), noise(1, 1), noise(99, 9)]
-    spec = InputSpec(40, layout)  # type: ignore[arg-type]
+    spec = InputSpec(40, layout)
     batch = prepare_batch(pictures, spec)
     assert batch.shape == shape
     assert batch.dtype == dtype
@@ -172,4 +172,4 @@ def test_refuses_what_is_no_picture() -> None:
     for layout in ("float", "raw"):
         for wrong in (np.zeros((4, 4, 3), np.float32), np.zeros((4, 4), np.uint8), np.zeros((0, 4, 3), np.uint8)):
             with pytest.raises(PictureError):
-                prepare(wrong, InputSpec(40, layout))  # type: ignore[arg-type]
+                prepare(wrong, InputSpec(40, layout))

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from dataclasses import dataclass
-from pathlib import Path
-from types import ModuleType
 
 import numpy as np
+
+from tests.helpers.golden import GOLDEN, golden_module
 
 __all__ = ["CASES", "GoldenHeads", "golden_archive", "golden_heads"]
 
 CASES = ("typical", "large")
-FOLDER = Path(__file__).resolve().parent.parent / "golden"
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,25 +26,11 @@ class GoldenHeads:
 
 def golden_archive() -> dict[str, np.ndarray]:
     """What the original implementation makes of the heads, by name."""
-    with np.load(FOLDER / "heads.npz") as archive:
+    with np.load(GOLDEN / "heads.npz") as archive:
         return dict(archive)
 
 
 def golden_heads(case: str) -> GoldenHeads:
-    heads = _keyed_heads().keyed_heads(case)
+    heads = golden_module("keyed_heads").keyed_heads(case)
     prototypes = np.ascontiguousarray(heads["proto"][0].transpose(2, 0, 1))
     return GoldenHeads(heads["loc"][0], heads["conf"][0], heads["mask"][0], prototypes, golden_archive()["priors"])
-
-
-def _keyed_heads() -> ModuleType:
-    """keyed_heads.py as it came with the golden numbers: it imports its neighbour by its bare name."""
-    sys.path.insert(0, str(FOLDER))
-    try:
-        spec = importlib.util.spec_from_file_location("keyed_heads", FOLDER / "keyed_heads.py")
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        return module
-    finally:
-        sys.path.remove(str(FOLDER))

@@ -139,6 +139,24 @@ def test_colours_are_distorted_inside_the_picture_only() -> None:
     pytest.fail("no expanded picture among 40")
 
 
+def test_colours_of_a_mirrored_picture_are_distorted_where_it_is() -> None:
+    settings = replace(AugmentSettings(), crop=False, contrast=0, saturation=0, hue=0, brightness=32.0)
+    grey = replace(scene(60, 60), picture=np.full((60, 60, 3), 200, np.uint8))
+    seen = 0
+    for seed in range(60):
+        window = draw_window(grey, random_of(seed), settings)
+        found = augment(grey, 96, random_of(seed), settings)
+        still = fitted(grey, window, 96)
+        if not window.mirrored or window.x1 == 0 or np.allclose(found.picture, still.picture):
+            continue
+        whole = np.all(still.picture == 200, axis=2)
+        offset = (found.picture - still.picture)[whole]
+        assert np.ptp(offset) < 1e-3
+        assert abs(float(offset.mean())) > 0.01
+        seen += 1
+    assert seen > 3
+
+
 def only(**fields: float) -> AugmentSettings:
     return replace(AugmentSettings(brightness=0, contrast=0, saturation=0, hue=0), **fields)
 

@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
-from types import ModuleType
-
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
 
-from tests.helpers.weights import GOLDEN
+from tests.helpers.golden import GOLDEN, golden_module
 from yolact_deploy.model.network import HeadOutputs
 from yolact_deploy.model.priors import make_priors
 from yolact_deploy.training.losses import MultiBoxLoss
@@ -20,20 +16,6 @@ from yolact_deploy.variants import get_variant
 
 TERMS = {"box": "loss_B", "mask": "loss_M", "class": "loss_C", "semantic": "loss_S"}
 GRADIENTS = {"loc": "loc", "logits": "conf", "coefficients": "mask", "prototypes": "proto", "semantic": "segm"}
-
-
-def keyed_loss() -> ModuleType:
-    """keyed_loss.py, as it came with the golden numbers; it imports its neighbour by its bare name."""
-    sys.path.insert(0, str(GOLDEN))
-    try:
-        spec = importlib.util.spec_from_file_location("keyed_loss", GOLDEN / "keyed_loss.py")
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-    finally:
-        sys.path.remove(str(GOLDEN))
-    return module
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +27,7 @@ def golden() -> dict[str, float]:
 @pytest.fixture(scope="module")
 def computed() -> tuple[dict[str, Tensor], HeadOutputs]:
     variant = get_variant("yolact_resnet50")
-    source = keyed_loss()
+    source = golden_module("keyed_loss")
     keyed = source.keyed_predictions(2, variant.prior_count, variant.num_classes, variant.prototype_size, variant.prototype_size, 69)
     leaves = {name: torch.from_numpy(value).requires_grad_() for name, value in keyed.items()}
     prototypes = leaves["proto"]

@@ -169,6 +169,17 @@ def test_crop_window_keeps_one_pixel_of_padding() -> None:
     assert window[0].nonzero().amax(0).tolist() == [6, 8]
 
 
+@pytest.mark.parametrize("name", ["prototypes", "coefficients", "loc", "logits", "semantic"])
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_what_is_not_finite_becomes_the_loss(name: str, value: float) -> None:
+    problem = make_problem(3, (2,), (0,))
+    bad = getattr(problem.outputs, name).clone()
+    bad.view(-1)[:] = value
+    outputs = problem.outputs._replace(**{name: bad})
+    found = MultiBoxLoss()(outputs, torch.from_numpy(problem.priors), problem.targets)
+    assert not math.isfinite(sum(float(term) for term in found.values()))
+
+
 def test_losses_are_float32_whatever_the_network_computes_in() -> None:
     class Network(nn.Module):
         def __init__(self) -> None:

@@ -44,4 +44,4 @@ def test_shares_are_the_published_steps() -> None:
 )
 def test_contradictions_are_refused(fields: dict[str, float]) -> None:
     with pytest.raises(ConfigError):
-        Schedule(**fields)  # type: ignore[arg-type]  # wrong on purpose
+        Schedule(**fields)

@@ -96,6 +96,7 @@ def train(
     import torch
 
     from yolact_deploy.data.coco import read_dataset
+    from yolact_deploy.runtime.torch_backend import torch_device
     from yolact_deploy.training.augment import AugmentSettings
     from yolact_deploy.training.loop import Trainer, TrainSettings
     from yolact_deploy.training.losses import LossSettings
@@ -106,7 +107,7 @@ def train(
     out = console(quiet=quiet or not processes.first)
     if threads:
         torch.set_num_threads(threads)
-    place = _device(device, processes.local_rank)
+    place = torch_device(device, processes.local_rank)
     shapes = annotations is None
     dataset = read_dataset(annotations, images) if annotations is not None else _shapes(out, processes)
     network, classes, origin = _network(variant, config, weights, backbone, dataset, seed)
@@ -139,20 +140,6 @@ def train(
             out.print(f"Saved iteration {trainer.progress.iteration}: the same command goes on from there.", soft_wrap=True)
             raise
     _tell_end(out, trainer, saved)
-
-
-def _device(name: str | None, local_rank: int) -> Any:
-    import torch
-
-    if name is None:
-        name = f"cuda:{local_rank}" if torch.cuda.is_available() else "cpu"
-    try:
-        found = torch.device(name)
-        torch.empty(1, device=found)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0][:160]
-        raise ConfigError(f"PyTorch cannot use the device {name!r} ({reason}).", "Name cpu, or a GPU that this machine has.") from None
-    return found
 
 
 def _shapes(out: Console, processes: Any) -> CocoDataset:

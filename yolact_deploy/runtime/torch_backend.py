@@ -16,7 +16,7 @@ from yolact_deploy.manifest import InputSpec, Manifest, TensorSpec
 from yolact_deploy.model import Checkpoint, load_checkpoint
 from yolact_deploy.runtime.backend import Backend
 
-__all__ = ["TorchBackend"]
+__all__ = ["TorchBackend", "torch_device"]
 
 
 class TorchBackend(Backend):
@@ -38,7 +38,7 @@ class TorchBackend(Backend):
         classes: str | None = None,
     ) -> None:
         self.checkpoint = load_checkpoint(path, variant=variant, config=config, classes=classes)
-        self.torch_device = _device(device)
+        self.torch_device = torch_device(device)
         self.device = str(self.torch_device)
         self.manifest = _manifest(self.checkpoint)
         self.graph = DeployGraph(self.checkpoint.network, self.manifest.input).eval().to(self.torch_device)
@@ -62,9 +62,13 @@ def _whole_float32() -> AbstractContextManager[None]:
     return flags
 
 
-def _device(name: str | None) -> torch.device:
+def torch_device(name: str | None, local_rank: int = 0) -> torch.device:
+    """The device of that name; without one the GPU number `local_rank` where there are GPUs, else the CPU.
+
+    Raises :class:`ConfigError` for a device that cannot be used.
+    """
     try:
-        device = torch.device(name or ("cuda" if torch.cuda.is_available() else "cpu"))
+        device = torch.device(name or (f"cuda:{local_rank}" if torch.cuda.is_available() else "cpu"))
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0][:160]
