@@ -30,7 +30,7 @@ processes = join()
 folder, poisoned = Path(sys.argv[1]), sys.argv[2] == "poisoned"
 made = trainer(folder, settings(batch=6), processes)
 step = made._step
-reports = []
+reports, evaluated = [], []
 
 def poison(images, targets):
     if poisoned and made.progress.iteration == 1 and processes.rank == 1:
@@ -38,7 +38,8 @@ def poison(images, targets):
     return step(images, targets)
 
 made._step = poison
-made.run(reports.append)
+made.run(reports.append, evaluate=lambda path: evaluated.append(path) or 7.0, evaluate_every=2)
+assert len(evaluated) == (2 if processes.first else 0)
 torch.save({"state": made.network.state_dict(), "skipped": made.progress.skipped}, folder / f"rank{processes.rank}.pt")
 """
 
@@ -70,7 +71,12 @@ def test_processes_end_with_the_same_weights_and_one_checkpoint(tmp_path: Path) 
     states = [found["state"] for found in (first, second)]
     learned = [key for key in states[0] if "running" not in key and "tracked" not in key]
     assert all(torch.equal(states[0][key], states[1][key]) for key in learned)
-    assert sorted(path.name for path in tmp_path.glob("*.safetensors")) == ["resume.safetensors", "tiny_4_3.safetensors"]
+    assert sorted(path.name for path in tmp_path.glob("*.safetensors")) == [
+        "best.safetensors",
+        "resume.safetensors",
+        "tiny_3_2.safetensors",
+        "tiny_4_3.safetensors",
+    ]
     assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 3
 
 

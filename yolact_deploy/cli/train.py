@@ -109,7 +109,7 @@ def train(
         torch.set_num_threads(threads)
     place = torch_device(device, processes.local_rank)
     shapes = annotations is None
-    dataset = read_dataset(annotations, images) if annotations is not None else _shapes(out, processes)
+    dataset = read_dataset(annotations, images) if annotations is not None else _shapes(out, processes, "train", _SHAPES_COUNT)
     network, classes, origin = _network(variant, config, weights, backbone, dataset, seed)
     total = iterations or (_SHAPES_ITERATIONS if shapes else _PUBLISHED_ITERATIONS * _PUBLISHED_BATCH // (batch * processes.world))
     highest = rate if rate is not None else 1e-3 * batch * processes.world / _PUBLISHED_BATCH
@@ -142,12 +142,12 @@ def train(
     _tell_end(out, trainer, saved)
 
 
-def _shapes(out: Console, processes: Any) -> CocoDataset:
-    """The synthetic training set, drawn by the first process where it is not there yet."""
+def _shapes(out: Console, processes: Any, part: str, count: int) -> CocoDataset:
+    """A synthetic set, drawn by the first process where it is not there yet."""
     if processes.first:
-        shapes_set("train", _SHAPES_COUNT, out)
+        shapes_set(part, count, out)
     processes.wait()
-    return shapes_set("train", _SHAPES_COUNT, out)
+    return shapes_set(part, count, out)
 
 
 def _network(
@@ -222,9 +222,9 @@ def _evaluation(
 
     if annotations is None and images is not None:
         raise ConfigError("--val-images was given without --val-annotations.", "Name the pictures' COCO annotation file.")
-    if not trainer.processes.first or (annotations is None and not shapes):
+    if annotations is None and not shapes:
         return None
-    dataset = read_dataset(annotations, images) if annotations is not None else shapes_set("val", _VAL_COUNT, out)
+    dataset = read_dataset(annotations, images) if annotations is not None else _shapes(out, trainer.processes, "val", _VAL_COUNT)
     options = EvaluationOptions(trainer.folder / "evaluation", fresh=True)
 
     def evaluate(checkpoint: Path) -> float | None:

@@ -161,9 +161,10 @@ class Trainer:
     ) -> Path:
         """Train to the last iteration and return the last checkpoint.
 
-        `evaluate` takes a checkpoint and returns its mask AP; it is called each `evaluate_every` steps (0: never but at the end) by
-        the first process, and the best checkpoint is kept as ``best.safetensors``. Asked to stop (Ctrl-C, SIGTERM), it ends the step,
-        saves, and raises :class:`KeyboardInterrupt`; asked twice, it stops at once and the last checkpoint stands.
+        `evaluate` takes a checkpoint and returns its mask AP. All processes are given it and the first calls it, each
+        `evaluate_every` steps (0: never but at the end); the best checkpoint is kept as ``best.safetensors``. Asked to stop (Ctrl-C,
+        SIGTERM), it ends the step, saves, and raises :class:`KeyboardInterrupt`; asked twice, it stops at once and the last
+        checkpoint stands.
         """
         saved: Path | None = None
         with self._log() as log, _Stop() as stop:

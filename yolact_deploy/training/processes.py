@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 from torch import nn
 
 __all__ = ["Processes", "join"]
+
+_PATIENCE = timedelta(hours=12)  # the others wait while the first evaluates
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,9 @@ def join() -> Processes:
     world = int(os.environ.get("WORLD_SIZE", "1"))
     if world == 1 or "RANK" not in os.environ:
         return Processes()
+    local_rank = int(os.environ.get("LOCAL_RANK", "0"))
+    if torch.cuda.is_available():
+        torch.cuda.set_device(local_rank)
     if not torch.distributed.is_initialized():
-        torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo")
-    return Processes(int(os.environ["RANK"]), int(os.environ.get("LOCAL_RANK", "0")), world)
+        torch.distributed.init_process_group("nccl" if torch.cuda.is_available() else "gloo", timeout=_PATIENCE)
+    return Processes(int(os.environ["RANK"]), local_rank, world)
