@@ -209,13 +209,21 @@ def test_divergence_ends_the_training(shapes: CocoDataset, tmp_path: Path, monke
         made.run()
 
 
+def test_skipped_steps_that_are_not_in_a_row_end_nothing(shapes: CocoDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("yolact_deploy.training.loop._MOST_SKIPPED", 3)
+    made = trainer(shapes, tmp_path, replace(SETTINGS, iterations=6))
+    poison(made, {0, 1, 3, 4}, float("nan"), monkeypatch)
+    made.run()
+    assert made.progress.skipped == 4
+
+
 def test_clipping_limits_the_step(shapes: CocoDataset, tmp_path: Path) -> None:
-    settings = replace(SETTINGS, iterations=1, decay=0.0, schedule=Schedule(1.0, 1.0, warmup=0, steps=()), clip=0.01)
+    settings = replace(SETTINGS, iterations=1, decay=0.0, schedule=Schedule(1.0, 0.5, warmup=10, steps=()), clip=0.01)
     made = trainer(shapes, tmp_path, settings)
     before = [value.detach().clone() for value in made.network.parameters()]
     made.run()
     moved = sum(float((value.detach() - old).double().square().sum()) for value, old in zip(made.network.parameters(), before, strict=True))
-    assert moved**0.5 == pytest.approx(0.01, rel=1e-3)
+    assert moved**0.5 == pytest.approx(0.5 * 0.01, rel=1e-3), "the rate of iteration 0 times the clipped norm"
 
 
 def test_bfloat16_trains(shapes: CocoDataset, tmp_path: Path) -> None:

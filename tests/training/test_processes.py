@@ -38,6 +38,8 @@ def poison(images, targets):
     return step(images, targets)
 
 made._step = poison
+assert not processes.all_agree(processes.rank == 0, torch.device("cpu"))
+assert processes.all_agree(True, torch.device("cpu"))
 made.run(reports.append, evaluate=lambda path: evaluated.append(path) or 7.0, evaluate_every=2)
 assert len(evaluated) == (2 if processes.first else 0)
 torch.save({"state": made.network.state_dict(), "skipped": made.progress.skipped}, folder / f"rank{processes.rank}.pt")

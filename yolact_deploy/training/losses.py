@@ -74,7 +74,8 @@ class MultiBoxLoss:
     def _masks(
         self, outputs: HeadOutputs, matched: Sequence[PriorTargets], targets: Sequence[Target], generator: torch.Generator | None
     ) -> tuple[Tensor, list[_Rescored]]:
-        # Data-parallel training waits for a gradient of every output, also where nothing is positive.
+        # Data-parallel training waits for a gradient of every output, also where nothing is positive; and what is not finite in one
+        # must become the loss, so that the step is skipped.
         total = (outputs.coefficients.float().sum() + outputs.prototypes.float().sum()) * 0
         rescored = []
         for place, (found, target) in enumerate(zip(matched, targets, strict=True)):
@@ -92,10 +93,8 @@ class MultiBoxLoss:
             boxes, truth = target.boxes[objects], truths[objects]
             predicted = torch.einsum("nk,khw->nhw", outputs.coefficients[place, priors].float(), prototypes).sigmoid()
             predicted = predicted * crop_window(boxes, prototypes.shape[-2:])
-            # The operator stops the program at NaN; here NaN becomes the loss, so that the step can be skipped.
-            finite = torch.isfinite(predicted)
-            error = functional.binary_cross_entropy(torch.where(finite, predicted, 0.5), truth, reduction="none").sum((1, 2))
-            total = total + torch.where(finite.all(), 0.0, torch.nan)
+            predicted = torch.where(torch.isfinite(predicted), predicted, 0.5)  # at NaN the next operator would stop the program
+            error = functional.binary_cross_entropy(predicted, truth, reduction="none").sum((1, 2))
             area = (boxes[:, 2:] - boxes[:, :2]).prod(1) * prototypes[0].numel()
             total = total + scale * (error / area)[area > 0].sum()
             if self.mask_iou_net is not None:
