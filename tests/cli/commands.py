@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -21,8 +23,14 @@ def invoke(*arguments: object) -> Result:
     return CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
 
 
-def start(*arguments: object, cwd: Path, **options: Any) -> subprocess.Popen[str]:
-    """The real command, in a process of its own, without a terminal."""
+def start(*arguments: object, cwd: Path, preexec_fn: Callable[[], object] | None = None, **options: Any) -> subprocess.Popen[str]:
+    """The real command, in a process of its own, without a terminal, which hears Ctrl-C even where these tests run in the background."""
+
+    def prepare() -> None:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        if preexec_fn is not None:
+            preexec_fn()
+
     environment = {**os.environ, "OMP_NUM_THREADS": "2"}
     return subprocess.Popen(
         [str(COMMAND), *map(str, arguments)],
@@ -32,6 +40,7 @@ def start(*arguments: object, cwd: Path, **options: Any) -> subprocess.Popen[str
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        preexec_fn=prepare,
         **options,
     )
 

@@ -69,7 +69,6 @@ def interrupted(artifacts: Artifacts, folder: Path, number: signal.Signals, paus
         "-o",
         "a.onnx",
         cwd=folder,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     deadline = time.monotonic() + 120
     while not list(folder.glob(".*.part*")):
