@@ -59,6 +59,17 @@ def test_what_it_refuses(tmp_path: Path) -> None:
     assert invoke("make-shapes", tmp_path / "a", "--count", "many").exit_code == 2
 
 
+def test_a_set_that_somebody_changed_is_not_replaced(tmp_path: Path) -> None:
+    assert "Saved" in ok(invoke("make-shapes", tmp_path / "set", "--count", 2, "--size", 64))
+    assert "Replaced" in ok(invoke("make-shapes", tmp_path / "set", "--count", 3, "--size", 64))
+    path = tmp_path / "set" / "annotations.json"
+    path.write_text(path.read_text(encoding="utf-8").replace('"disc"', '"plate"'), encoding="utf-8")
+    before = contents(tmp_path)
+    assert "was changed since make-shapes wrote it" in complaint(invoke("make-shapes", tmp_path / "set", "--count", 2, "--size", 64))
+    assert contents(tmp_path) == before
+    ok(invoke("make-shapes", tmp_path / "set", "--count", 2, "--size", 64, "--force"))
+
+
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
 def test_an_interruption_leaves_the_old_set(tmp_path: Path, end: signal.Signals) -> None:
     ok(invoke("make-shapes", tmp_path / "set", "--count", 2, "--size", 64))

@@ -113,6 +113,7 @@ def test_each_hop_is_compared(evaluation: Evaluation) -> None:
     assert file.milliseconds == {}
     assert set(onnx.milliseconds) == {"read", "preprocess", "inference", "postprocess"}
     assert onnx.failures.pictures == 12
+    assert first.notes[-1] == "Pictures ran 8 at a time: each one's milliseconds are its share."
 
 
 def test_differences_of_mask_ap(models: Models, files: Path) -> None:

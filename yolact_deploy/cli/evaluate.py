@@ -35,15 +35,15 @@ def evaluate(
         list[Path] | None,
         typer.Argument(
             metavar="[MODEL]...",
-            help="Checkpoints, ONNX files and COCO result files, in the order of the hops. [default: the demo model's three]",
+            help="Checkpoints, ONNX files and COCO result files, in the order of the hops. \\[default: the demo model's three]",
             show_default=False,
         ),
     ] = None,
     reference: Annotated[Path | None, typer.Option(help="Compare all others with this model.", show_default=False)] = None,
     annotations: Annotated[
-        Path | None, typer.Option(help="COCO annotation file. [default: a synthetic set, drawn here]", show_default=False)
+        Path | None, typer.Option(help="COCO annotation file. \\[default: a synthetic set, drawn here]", show_default=False)
     ] = None,
-    images: Annotated[Path | None, typer.Option(help="Its pictures. [default: beside the annotations]", show_default=False)] = None,
+    images: Annotated[Path | None, typer.Option(help="Its pictures. \\[default: beside the annotations]", show_default=False)] = None,
     max_drop: Annotated[
         float | None, typer.Option(min=0.0, help="Exit 3 where mask AP falls more points below the reference.", show_default=False)
     ] = None,
@@ -58,7 +58,7 @@ def evaluate(
     skip_missing: Annotated[bool, typer.Option("--skip-missing", help="Leave out pictures that are not in the folder.")] = False,
     fresh: Annotated[bool, typer.Option("--fresh", help="Run every picture again, whatever earlier runs left.")] = False,
     providers: Annotated[
-        str | None, typer.Option(help="ONNX Runtime providers, comma-separated: cpu, cuda, … [default: the best]", show_default=False)
+        str | None, typer.Option(help="ONNX Runtime providers, comma-separated: cpu, cuda, … \\[default: the best]", show_default=False)
     ] = None,
     device: Annotated[str | None, typer.Option(help="PyTorch device of checkpoints: cpu, cuda, …", show_default=False)] = None,
     threads: Annotated[int, typer.Option(min=0, help="CPU threads (of each worker); 0 takes all.")] = 0,
@@ -103,7 +103,11 @@ def evaluate(
     folder = ARTIFACTS / "evaluation"
     options = EvaluationOptions(folder, workers, limit, like_original, skip_missing, fresh, force, max_drop, _command())
     with _progress(quiet=quiet or json) as progress:
-        evaluation = evaluate_all(dataset, sources, options, reference=first, progress=progress, say=_sayer(out))
+        try:
+            evaluation = evaluate_all(dataset, sources, options, reference=first, progress=progress, say=_sayer(out))
+        except KeyboardInterrupt:
+            out.print(f"What is done is kept in {folder}: the same command goes on from there.", soft_wrap=True, markup=False)
+            raise
     _write(evaluation, dataset, html, results, out, force=force)
     if json:
         typer.echo(json_module.dumps(to_document(evaluation, per_class=per_class), indent=2, ensure_ascii=False))
@@ -122,7 +126,7 @@ def demo_models(out: Console, with_checkpoint: bool = True) -> list[Path]:
 
     weights = demo_weights()
     checkpoint = load_checkpoint(weights)
-    out.print(f"No model was named: taking {weights} and its exports", soft_wrap=True, markup=False)
+    out.print(f"No model was named: taking the demo model {weights} and its exports in {ARTIFACTS}", soft_wrap=True, markup=False)
     files = [weights] if with_checkpoint else []
     for fp16 in (False, True):
         exporting = ExportOptions(fp16=fp16)

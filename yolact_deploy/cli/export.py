@@ -52,9 +52,11 @@ class Precision(str, enum.Enum):
 
 def export(
     weights: Annotated[
-        Path | None, typer.Argument(help="A checkpoint, .pth or .safetensors. [default: the demo model]", show_default=False)
+        Path | None, typer.Argument(help="A checkpoint, .pth or .safetensors. \\[default: the demo model]", show_default=False)
     ] = None,
-    variant: Annotated[str | None, typer.Option(help="The network's variant. [default: from the file's name]", show_default=False)] = None,
+    variant: Annotated[
+        str | None, typer.Option(help="The network's variant. \\[default: from the file's name]", show_default=False)
+    ] = None,
     config: Annotated[
         Path | None, typer.Option(help="Your own variant, TOML: base = … and the fields that differ.", show_default=False)
     ] = None,
@@ -62,7 +64,7 @@ def export(
         str | None, typer.Option(help="Class names: a text file, a COCO annotation file, 'coco' or 'pascal'.", show_default=False)
     ] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="The file to write. [default: artifacts/NAME.onnx]", show_default=False)
+        Path | None, typer.Option("--output", "-o", help="The file to write. \\[default: artifacts/NAME.onnx]", show_default=False)
     ] = None,
     fp16: Annotated[bool, typer.Option("--fp16", help="float16 inside; decoding, softmax and NMS stay float32.")] = False,
     batch: Annotated[str, typer.Option(help="A number, or 'dynamic'.")] = "1",
@@ -71,7 +73,7 @@ def export(
     channels: Annotated[Channels, typer.Option(help="Channel order of raw input.")] = Channels.rgb,
     postprocess: Annotated[Postprocess, typer.Option(help="Append Fast NMS, or NMS and mask assembly, to the graph.")] = Postprocess.none,
     io: Annotated[Precision, typer.Option(help="With --fp16: dtype of the coefficients and prototypes outputs.")] = Precision.fp32,
-    picture: Annotated[Path | None, typer.Option(help="A picture for the check. [default: a drawn one]", show_default=False)] = None,
+    picture: Annotated[Path | None, typer.Option(help="A picture for the check. \\[default: a drawn one]", show_default=False)] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that this command did not write.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the manifest and the check as JSON.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,

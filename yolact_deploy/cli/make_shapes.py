@@ -28,6 +28,7 @@ def make_shapes(
     from yolact_deploy.data.coco import read_dataset
     from yolact_deploy.data.shapes import write_shapes
 
+    replaced = (folder / "annotations.json").is_file()
     bar = Progress(console=console(stderr=True), disable=quiet or json or not is_terminal(), transient=True)
     with bar:
         task = bar.add_task("drawing", total=count)
@@ -47,8 +48,9 @@ def make_shapes(
         }
         typer.echo(json_module.dumps(told, indent=2))
     out = console(quiet=quiet or json)
+    done = "Replaced" if replaced else "Saved"
     out.print(
-        f"Saved {path}: {len(written)} pictures of {size} px with {objects} objects of {len(written.classes)} classes, seed {seed}",
+        f"{done} {path}: {len(written)} pictures of {size} px with {objects} objects of {len(written.classes)} classes, seed {seed}",
         soft_wrap=True,
         markup=False,
     )

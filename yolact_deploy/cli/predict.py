@@ -24,17 +24,17 @@ _STAGES = ("read", "preprocess", "inference", "postprocess")
 
 def predict(
     model: Annotated[
-        Path | None, typer.Argument(help="An ONNX file or a checkpoint. [default: the demo model]", show_default=False)
+        Path | None, typer.Argument(help="An ONNX file or a checkpoint. \\[default: the demo model]", show_default=False)
     ] = None,
     source: Annotated[
-        Path | None, typer.Argument(help="A picture, or a folder of pictures. [default: a drawn picture]", show_default=False)
+        Path | None, typer.Argument(help="A picture, or a folder of pictures. \\[default: a drawn picture]", show_default=False)
     ] = None,
     save: Annotated[Path, typer.Option(help="Folder for the overlays.")] = ARTIFACTS / "predictions",
     overlays: Annotated[bool, typer.Option("--overlays/--no-overlays", help="Draw and save overlays.")] = True,
     json: Annotated[Path | None, typer.Option(help="Write COCO results (RLE masks) to this file.", show_default=False)] = None,
     score_threshold: Annotated[float, typer.Option(min=0.0, max=1.0, help="Keep detections that score above this.")] = 0.15,
     providers: Annotated[
-        str | None, typer.Option(help="ONNX Runtime providers, comma-separated: cpu, cuda, … [default: the best]", show_default=False)
+        str | None, typer.Option(help="ONNX Runtime providers, comma-separated: cpu, cuda, … \\[default: the best]", show_default=False)
     ] = None,
     device: Annotated[str | None, typer.Option(help="PyTorch device of a checkpoint: cpu, cuda, …", show_default=False)] = None,
     threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 takes all.")] = 0,

@@ -28,14 +28,14 @@ _PICTURES = 200
 
 def quickstart(
     picture: Annotated[
-        Path | None, typer.Argument(help="A picture of yours. [default: a synthetic one, drawn here]", show_default=False)
+        Path | None, typer.Argument(help="A picture of yours. \\[default: a synthetic one, drawn here]", show_default=False)
     ] = None,
     folder: Annotated[Path, typer.Option("--output", "-o", help="Where everything is written.")] = ARTIFACTS,
     pictures: Annotated[int, typer.Option(min=1, help="Synthetic pictures to evaluate on.")] = _PICTURES,
 ) -> None:
     """Export the demo model to ONNX in FP32 and FP16, verify it, run it on a picture, and prove its accuracy hop by hop.
 
-    The demo model was trained on synthetic shapes: on those it finds nearly everything, on a photograph of yours shapes at best.
+    The demo model was trained on synthetic shapes: on those it finds most, on a photograph of yours shapes at best.
     """
     need_torch("quickstart")
     from rich.table import Table

@@ -24,6 +24,7 @@ __all__ = ["TrainPrecision", "train"]
 
 _PUBLISHED_ITERATIONS, _PUBLISHED_BATCH = 800_000, 8
 _SHAPES_COUNT, _SHAPES_ITERATIONS, _VAL_COUNT = 4000, 8000, 200
+_LEAST_FOR_STEPS = 1000  # shorter trainings keep their rate: the first step would fall into the warm-up
 _AVERAGED = 100  # steps that a shown loss is the mean of
 
 
@@ -44,15 +45,16 @@ class Optimizer(str, enum.Enum):
 
 
 def train(
-    variant: Annotated[str | None, typer.Argument(help=f"The network's variant. [default: {DEMO_VARIANT}]", show_default=False)] = None,
+    variant: Annotated[str | None, typer.Argument(help=f"The network's variant. \\[default: {DEMO_VARIANT}]", show_default=False)] = None,
     annotations: Annotated[
-        Path | None, typer.Option(help="COCO annotation file. [default: a synthetic set, drawn here]", show_default=False)
+        Path | None, typer.Option(help="COCO annotation file. \\[default: a synthetic set, drawn here]", show_default=False)
     ] = None,
-    images: Annotated[Path | None, typer.Option(help="Its pictures. [default: beside the annotations]", show_default=False)] = None,
+    images: Annotated[Path | None, typer.Option(help="Its pictures. \\[default: beside the annotations]", show_default=False)] = None,
     val_annotations: Annotated[Path | None, typer.Option(help="Annotation file to evaluate on.", show_default=False)] = None,
     val_images: Annotated[Path | None, typer.Option(help="Its pictures.", show_default=False)] = None,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Folder of this training. [default: artifacts/train-VARIANT]", show_default=False)
+        Path | None,
+        typer.Option("--output", "-o", help="Folder of this training. \\[default: artifacts/train-VARIANT]", show_default=False),
     ] = None,
     weights: Annotated[
         Path | None, typer.Option(help="A trained YOLACT to start from; its classes may be others.", show_default=False)
@@ -61,21 +63,24 @@ def train(
     config: Annotated[
         Path | None, typer.Option(help="Your own variant, TOML: base = … and the fields that differ.", show_default=False)
     ] = None,
-    iterations: Annotated[int | None, typer.Option(min=1, help="Steps. [default: 800000 x 8 / batch]", show_default=False)] = None,
+    iterations: Annotated[int | None, typer.Option(min=1, help="Steps. \\[default: 800000 x 8 / batch]", show_default=False)] = None,
     batch: Annotated[int, typer.Option(min=1, help="Pictures of a step, on each device.")] = 8,
-    rate: Annotated[float | None, typer.Option(help="Learning rate. [default: 0.001 x batch / 8]", show_default=False)] = None,
+    rate: Annotated[float | None, typer.Option(help="Learning rate. \\[default: 0.001 x batch / 8]", show_default=False)] = None,
     warmup: Annotated[int, typer.Option(min=0, help="Steps of the warm-up.")] = 500,
     steps: Annotated[
-        str | None, typer.Option(help="Iterations that lower the rate. [default: 35, 75, 87.5, 93.75 %]", show_default=False)
+        str | None,
+        typer.Option(help="Iterations that lower the rate. \\[default: 35, 75, 87.5, 93.75 % of 1000 or more]", show_default=False),
     ] = None,
     optimizer: Annotated[Optimizer, typer.Option(help="sgd as published; adamw starts faster from fresh weights.")] = Optimizer.sgd,
     decay: Annotated[float, typer.Option(min=0, help="Weight decay.")] = 5e-4,
     gamma: Annotated[float, typer.Option(help="Factor of each step.")] = 0.1,
     clip: Annotated[float, typer.Option(min=0, help="Largest norm of the gradient; 0 leaves it alone.")] = 0.0,
     precision: Annotated[TrainPrecision, typer.Option(help="auto: bf16 or fp16 on a GPU, fp32 on a CPU.")] = TrainPrecision.auto,
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, … [default: a GPU where there is one]", show_default=False)] = None,
+    device: Annotated[
+        str | None, typer.Option(help="cpu, cuda, cuda:1, … \\[default: a GPU where there is one]", show_default=False)
+    ] = None,
     workers: Annotated[
-        int | None, typer.Option(min=0, help="Processes that prepare pictures. [default: by cores]", show_default=False)
+        int | None, typer.Option(min=0, help="Processes that prepare pictures. \\[default: by cores]", show_default=False)
     ] = None,
     threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 takes all.")] = 0,
     seed: Annotated[int, typer.Option(min=0, help="Of weights, order and augmentation.")] = 0,
@@ -90,6 +95,8 @@ def train(
 ) -> None:
     """Train a network on a COCO-format data set, or fine-tune a trained one. The same command again goes on where it stopped.
 
+    Without --annotations it draws the synthetic set and trains on that for 8000 iterations: half an hour to an hour on two cores.
+
     Several GPUs: torchrun --nproc-per-node N -m yolact_deploy train … (the batch is each GPU's).
     """
     need_torch("train")
@@ -103,6 +110,8 @@ def train(
     from yolact_deploy.training.processes import join
     from yolact_deploy.training.schedule import Schedule
 
+    if val_annotations is None and val_images is not None:
+        raise ConfigError("--val-images was given without --val-annotations.", "Name the pictures' COCO annotation file.")
     processes = join()
     out = console(quiet=quiet or not processes.first)
     if threads:
@@ -131,7 +140,7 @@ def train(
     )
     folder = output or ARTIFACTS / f"train-{network.variant.name}"
     trainer = Trainer(network, classes, dataset, folder, settings, device=place, processes=processes)
-    _tell_start(out, trainer, dataset, origin)
+    _tell_start(out, trainer, dataset, origin, fresh=weights is None and backbone is None)
     evaluate = _evaluation(out, trainer, val_annotations, val_images, shapes=shapes)
     with _Report(out, trainer, quiet=quiet or not processes.first) as report:
         try:
@@ -158,10 +167,13 @@ def _network(
 
     from yolact_deploy.model import Yolact, load_checkpoint
     from yolact_deploy.training.initial import initialise, load_backbone, take_over
+    from yolact_deploy.training.state import RESUME_FILE
     from yolact_deploy.variants import get_variant, read_config
 
     if weights is not None and backbone is not None:
         raise ConfigError("--weights and --backbone were both given.", "A trained YOLACT has its backbone: drop --backbone.")
+    if weights is not None and weights.name == RESUME_FILE:
+        raise ConfigError(f"{weights} is the state of a training, no checkpoint.", "Give a checkpoint beside it, such as best.safetensors.")
     classes = dataset.classes
     source = None if weights is None else load_checkpoint(weights, variant=name, config=config)
     if source is not None:
@@ -183,7 +195,7 @@ def _steps(text: str | None, iterations: int) -> tuple[int, ...]:
     from yolact_deploy.training.schedule import STEP_SHARES
 
     if text is None:
-        return tuple(int(share * iterations) for share in STEP_SHARES)
+        return tuple(int(share * iterations) for share in STEP_SHARES) if iterations >= _LEAST_FOR_STEPS else ()
     try:
         return tuple(int(part) for part in text.split(",") if part.strip())
     except ValueError:
@@ -220,8 +232,6 @@ def _evaluation(
     from yolact_deploy.evaluation.harness import evaluate as evaluate_all
     from yolact_deploy.evaluation.jobs import ModelSource
 
-    if annotations is None and images is not None:
-        raise ConfigError("--val-images was given without --val-annotations.", "Name the pictures' COCO annotation file.")
     if annotations is None and not shapes:
         return None
     dataset = read_dataset(annotations, images) if annotations is not None else _shapes(out, trainer.processes, "val", _VAL_COUNT)
@@ -240,7 +250,7 @@ def _points(ap: float | None) -> str:
     return "not defined" if ap is None else f"{ap:.1f}"
 
 
-def _tell_start(out: Console, trainer: Trainer, dataset: CocoDataset, origin: str) -> None:
+def _tell_start(out: Console, trainer: Trainer, dataset: CocoDataset, origin: str, *, fresh: bool) -> None:
     settings, variant = trainer.settings, trainer.variant
     left = len(dataset.images) - len(trainer.images)
     without = f" ({counted(left, 'picture')} without objects left out)" if left else ""
@@ -254,7 +264,8 @@ def _tell_start(out: Console, trainer: Trainer, dataset: CocoDataset, origin: st
     for note in dataset.notes:
         out.print(f"Note: {note}", soft_wrap=True, markup=False)
     if trainer.norms_frozen:
-        out.print(f"Batch norm is frozen: {settings.batch} pictures at once are too few for it (below 6).", soft_wrap=True)
+        hint = " Fresh weights learn next to nothing so: --batch 6 or more, or start from --weights or --backbone." if fresh else ""
+        out.print(f"Batch norm is frozen: {settings.batch} at once are too few pictures for it (below 6).{hint}", soft_wrap=True)
     if trainer.progress.iteration:
         out.print(f"Going on from iteration {trainer.progress.iteration}.", soft_wrap=True)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import re
@@ -37,8 +38,8 @@ def write_shapes(
     """Write scenes 0 … `count` - 1 as ``images/000001.png`` … and ``annotations.json`` (COCO format) into `folder`.
 
     Args:
-        folder: made when missing. A set of this command in it is replaced; a folder with anything else needs `force`, which
-            replaces files of the same names and leaves all others.
+        folder: made when missing. A set of this command in it is replaced; a set that was changed since, and a folder with
+            anything else, needs `force`, which replaces files of the same names and leaves all others.
         count: how many, 1 … 999,999. Scene i is the same whatever `count` is.
         seed: names the set; 0 or more.
         size: side of the pictures, pixels.
@@ -64,9 +65,9 @@ def write_shapes(
                 if progress is not None:
                     progress(index + 1, count)
             with atomic_output(annotations) as part:
-                part.write_text(json.dumps(content), encoding="utf-8")
+                part.write_text(_sealed(content), encoding="utf-8")
                 # While pictures are moved the set names none of them, and still says whose they are.
-                write_text(annotations, json.dumps(_content(seed, size, max(count, len(stale)))))
+                write_text(annotations, _sealed(_content(seed, size, max(count, len(stale)))))
                 _move(Path(aside), pictures, stale)
     except OSError as error:
         raise OutputError(f"{folder} could not be written: {error.strerror or error}.", "Free some space or choose another.") from error
@@ -81,6 +82,16 @@ def _content(seed: int, size: int, count: int) -> dict[str, Any]:
         "annotations": [],
         "categories": [{"id": i, "name": name} for i, name in zip(SHAPES.category_ids, SHAPES.names, strict=True)],
     }
+
+
+def _digest(content: dict[str, Any]) -> str:
+    parts = [content[name] for name in ("images", "annotations", "categories")]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def _sealed(content: dict[str, Any]) -> str:
+    """The file's text, with a digest that tells whether somebody has changed it since."""
+    return json.dumps({**content, "info": {**content["info"], "digest": _digest(content)}})
 
 
 def _check(count: int, seed: int, size: int) -> None:
@@ -99,6 +110,10 @@ def _own_pictures(folder: Path, force: bool) -> set[str]:
     try:
         content = json.loads((folder / "annotations.json").read_text(encoding="utf-8"))
         if content["info"]["description"] == _DESCRIPTION:
+            if not force and content["info"]["digest"] != _digest(content):
+                raise OutputError(
+                    f"{folder}/annotations.json was changed since make-shapes wrote it.", "Choose another folder, or pass --force."
+                )
             return {f"{number:06}.png" for number in range(1, min(content["info"]["count"], _MOST) + 1)}
     except (OSError, ValueError, TypeError, KeyError, RecursionError):
         pass

@@ -239,13 +239,15 @@ class _Artifact:
         detector = self.source.open()
         self.say(f"{self.name}: {detector!r}, {self.facts.pictures} pictures")
         kind = kind_of(detector.manifest, detector.backend.name)
-        return self._figures(*self._run(detector), kind), detector.manifest
+        store, notes, of_the_run = self._run(detector)
+        return self._figures(store, notes, kind, of_the_run), detector.manifest
 
     def _read(self) -> tuple[ResultStore, tuple[str, ...]]:
         header = StoreHeader(self.source.path.name, sha256_of(self.source.path), self.dataset.sha256, self.dataset.classes)
         return store_results(self.source.path, self.dataset, header, self.store_path, self.facts.image_ids, force=self.options.force)
 
-    def _run(self, detector: Detector) -> tuple[ResultStore, tuple[str, ...]]:
+    def _run(self, detector: Detector) -> tuple[ResultStore, tuple[str, ...], tuple[str, ...]]:
+        """The store, notes on the classes, and notes on how the pictures were run."""
         pictures = [Picture.of(self.dataset, image_id) for image_id in self.facts.image_ids]
         job = Job.of(self.source, detector, self.dataset, pictures)
         store, told = run_model(
@@ -260,9 +262,11 @@ class _Artifact:
         )
         for sentence in told:
             self.say(sentence)
-        return store, job.class_map.notes
+        size = max(map(len, job.groups), default=1)
+        shared = [f"Pictures ran {size} at a time: each one's milliseconds are its share."] if size > 1 else []
+        return store, job.class_map.notes, (*shared, *told)
 
-    def _figures(self, store: ResultStore, notes: tuple[str, ...], kind: str) -> ArtifactEvaluation:
+    def _figures(self, store: ResultStore, notes: tuple[str, ...], kind: str, of_the_run: tuple[str, ...] = ()) -> ArtifactEvaluation:
         ids = self.facts.image_ids
         store = store.of(ids)
         self.progress(f"measuring {self.name}", 0, len(ids))
@@ -279,7 +283,7 @@ class _Artifact:
             detections=store.detection_count,
             bytes_per_picture=store.bytes_per_picture,
             store=store,
-            notes=(*notes, *mask.notes),
+            notes=(*notes, *mask.notes, *of_the_run),
             failures=analyse(self.dataset, store, ids),
         )
 
