@@ -34,7 +34,7 @@ DEMO_VARIANT = "yolact_nano"
 """The variant of the demo model, which commands take when no model is named."""
 
 
-_DEMO_SCENE = 15
+_DEMO_SCENE = 249
 _SHAPES_SEEDS = {"train": 0, "val": 1}
 
 
