@@ -7,6 +7,8 @@ PYTEST_ARGS ?=
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/ready
+# The bindings of several TensorRT versions, each in a folder of its own: tests check the project's calls against them.
+BINDINGS := $(wildcard tests/engines/bindings/requirements-*.txt)
 OLDEST := .venv-oldest
 OLDEST_READY := $(OLDEST)/ready
 
@@ -45,10 +47,15 @@ clean:  ## remove everything that the targets made, artifacts/ excepted
 	rm -rf $(VENV) $(OLDEST) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage
 	find . -name __pycache__ -type d -not -path './.git/*' -prune -exec rm -rf {} +
 
-$(READY): pyproject.toml constraints.txt
+$(READY): pyproject.toml constraints.txt $(BINDINGS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "$(PYTHON) is not Python 3.10 or newer: install it, or name it with PYTHON=path."; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -c constraints.txt -e '.[all,test,dev]'
+	rm -rf $(VENV)/bindings
+	set -e; for file in $(BINDINGS); do \
+		version=$${file##*/requirements-}; \
+		$(BIN)/python -m pip install --no-deps --require-hashes --only-binary :all: --target $(VENV)/bindings/$${version%.txt} -r $$file; \
+	done
 	@touch $@
 
 $(OLDEST_READY): pyproject.toml scripts/oldest_constraints.py

@@ -25,8 +25,7 @@ from yolact_deploy.onnx_file import read_onnx
 
 from .graph import DeployGraph, output_names
 from .maskiou import MASK_IOU_KEY, export_mask_iou
-from .passes import convert_opset, convert_to_float16, rename_by_module
-from .passes.names import module_of
+from .passes import convert_opset, convert_to_float16, module_precision, rename_by_module
 from .passes.opset import NEWEST_OPSET, OLDEST_OPSET
 from .prepare import prepare_network
 from .tracing import TORCH_OPSET, to_onnx
@@ -188,17 +187,6 @@ def _tensor_specs(values: Any) -> tuple[TensorSpec, ...]:
         )
         for value in values
     )
-
-
-def module_precision(model: onnx.ModelProto) -> dict[str, str]:
-    """Module name to the dtype of its weights, or of the graph's arithmetic where it has none."""
-    kinds = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
-    found: dict[str, set[int]] = {}
-    for node in model.graph.node:
-        used = found.setdefault(module_of(node.name), set())
-        used.update(kinds[name] for name in node.input if kinds.get(name) in (onnx.TensorProto.FLOAT, onnx.TensorProto.FLOAT16))
-    names: dict[int, str] = {onnx.TensorProto.FLOAT: "float32", onnx.TensorProto.FLOAT16: "float16"}
-    return {module: "+".join(sorted(names[kind] for kind in used)) or "float32" for module, used in sorted(found.items())}
 
 
 def _manifest(

@@ -7,6 +7,8 @@
     ├── ConfigError              a variant, configuration file, class list or option that contradicts itself or the weights
     ├── DatasetError             an annotation file or picture folder that is broken, foreign, or contradicts itself
     ├── ModelFileError           an ONNX file or engine that is broken, foreign, or does not fit this machine
+    ├── EngineBuildError         an engine that TensorRT could not build
+    ├── DeviceError              a GPU that is missing, out of memory, or failed
     ├── PictureError             a picture that is missing, broken, empty or too large
     ├── OutputError              a file that may not or cannot be written
     ├── TrainingError            a training that diverged
@@ -22,6 +24,8 @@ __all__ = [
     "CheckpointError",
     "ConfigError",
     "DatasetError",
+    "DeviceError",
+    "EngineBuildError",
     "MissingDependencyError",
     "ModelFileError",
     "OutputError",
@@ -61,6 +65,14 @@ class DatasetError(YolactDeployError):
 
 class ModelFileError(YolactDeployError):
     """An ONNX file or engine that is broken, foreign, or does not fit this machine."""
+
+
+class EngineBuildError(YolactDeployError):
+    """An engine that TensorRT could not build."""
+
+
+class DeviceError(YolactDeployError):
+    """A GPU that is missing, out of memory, or failed."""
 
 
 class PictureError(YolactDeployError):

@@ -3,5 +3,6 @@
 from .float16 import convert_to_float16
 from .names import rename_by_module
 from .opset import convert_opset
+from .precision import graph_precision, module_precision
 
-__all__ = ["convert_opset", "convert_to_float16", "rename_by_module"]
+__all__ = ["convert_opset", "convert_to_float16", "graph_precision", "module_precision", "rename_by_module"]

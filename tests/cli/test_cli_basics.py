@@ -96,7 +96,7 @@ def test_inspect_what_is_no_model(tmp_path: Path) -> None:
 
 def test_doctor_tells_the_machine_the_packages_and_what_works() -> None:
     facts = json.loads(ok(invoke("doctor", "--json")))
-    assert set(facts) == {"machine", "packages", "GPU", "what works here"}
+    assert set(facts) == {"machine", "packages", "GPU", "engines", "what works here"}
     assert facts["machine"]["yolact-deploy"] == __version__
     assert facts["packages"]["torch"] != "not installed"
     assert facts["what works here"]["predict with an ONNX file"] == "yes"

@@ -133,7 +133,8 @@ def test_workers_and_the_real_command(models: Models, tmp_path: Path) -> None:
     [
         (("none.onnx",), "The model none.onnx does not exist"),
         (("--images", "."), "--images was given without --annotations."),
-        (("a.onnx", "--device", "cpu"), "No model takes --device: none ends in .pth, .pt, .safetensors."),
+        (("a.onnx", "--device", "cpu"), "No model takes --device: none ends in .pth, .pt, .safetensors, .engine, .plan, .trt."),
+        (("a.onnx", "--trust"), "No model takes --trust: none ends in .engine, .plan, .trt."),
         (("a.pth", "--providers", "cpu"), "No model takes --providers: none ends in .onnx."),
         (("a.onnx", "--annotations", "none.json"), "The annotation file none.json does not exist."),
     ],

@@ -51,7 +51,7 @@ def test_missing_folder_and_other_suffixes(tmp_path: Path) -> None:
     assert fault(tmp_path / "no.onnx") == f"The model {tmp_path / 'no.onnx'} does not exist."
     (tmp_path / "a.onnx").mkdir()
     assert fault(tmp_path / "a.onnx") == f"The model {tmp_path / 'a.onnx'} is a folder."
-    assert fault(tmp_path / "a.engine") == f"{tmp_path / 'a.engine'} ends in .engine, .onnx, .pth or .safetensors was wanted."
+    assert fault(tmp_path / "a.tflite") == f"{tmp_path / 'a.tflite'} ends in .tflite, .onnx, .engine, .pth or .safetensors was wanted."
     assert "ends in nothing" in fault(tmp_path)
 
 

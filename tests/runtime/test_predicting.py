@@ -258,10 +258,18 @@ def test_images_that_do_not_fit_the_input_are_refused(images: np.ndarray, artifa
             detector.predict_prepared(images, [(10, 10)] * len(images))
 
 
-def test_more_images_than_a_fixed_batch_and_sizes_that_do_not_match_are_refused(artifacts: Artifacts) -> None:
+def test_more_images_than_a_fixed_batch_are_split(artifacts: Artifacts) -> None:
     detector = load(artifacts.onnx())
-    images = prepare_batch(pictures(2), detector.manifest.input)
-    with pytest.raises(YolactDeployError, match=r"The input is float32 \[2, 3, 256, 256\], float32 \[1, 3, 256, 256\] was wanted"):
-        detector.predict_prepared(images, [(10, 10)] * 2)
+    images = prepare_batch(pictures(3), detector.manifest.input)
+    sizes = [(640, 480), (320, 240), (64, 64)]
+    together = detector.predict_prepared(images, sizes)
+    alone = [detector.predict_prepared(images[place : place + 1], [size])[0] for place, size in enumerate(sizes)]
+    assert [found.to_coco(0) for found in together] == [found.to_coco(0) for found in alone]
+    assert len({str(found.to_coco(0)) for found in together}) == 3
+
+
+def test_sizes_that_do_not_match_the_images_are_refused(artifacts: Artifacts) -> None:
+    detector = load(artifacts.onnx())
+    images = prepare_batch(pictures(1), detector.manifest.input)
     with pytest.raises(ConfigError, match="1 images and 2 sizes were given"):
         detector.predict_prepared(images[:1], [(10, 10)] * 2)

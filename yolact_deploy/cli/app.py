@@ -9,6 +9,8 @@ import typer
 from typer.core import TyperGroup
 
 from yolact_deploy import __version__
+from yolact_deploy.cli.adopt import adopt
+from yolact_deploy.cli.build_engine import build_engine
 from yolact_deploy.cli.doctor import doctor
 from yolact_deploy.cli.evaluate import evaluate
 from yolact_deploy.cli.export import export
@@ -46,7 +48,7 @@ def _complain(text: str) -> None:
 app = typer.Typer(
     cls=_Commands,
     name="yolact-deploy",
-    help="YOLACT instance segmentation: from a PyTorch checkpoint to verified ONNX and exact detections.",
+    help="YOLACT instance segmentation: from a PyTorch checkpoint to verified ONNX, TensorRT engines and exact detections.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -69,9 +71,11 @@ def _options(
 
 app.command()(quickstart)
 app.command()(export)
+app.command()(build_engine)
 app.command()(predict)
 app.command()(evaluate)
 app.command()(inspect)
+app.command()(adopt)
 app.command()(doctor)
 app.command()(make_shapes)
 app.command()(train)

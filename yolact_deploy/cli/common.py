@@ -20,6 +20,7 @@ __all__ = [
     "DEMO_VARIANT",
     "console",
     "counted",
+    "demo_export",
     "demo_picture",
     "demo_weights",
     "file_size",
@@ -69,8 +70,9 @@ def is_terminal() -> bool:
 
 
 def file_size(path: Path) -> str:
-    """The file's size in words, MB of 10^6 bytes."""
-    return f"{path.stat().st_size / 1e6:.1f} MB"
+    """The file's size in words, MB of 10^6 bytes, kB of 10^3 below a tenth of that."""
+    size = path.stat().st_size
+    return f"{size / 1e6:.1f} MB" if size >= 100_000 else f"{size / 1e3:.1f} kB"
 
 
 def need_torch(purpose: str) -> None:
@@ -86,6 +88,28 @@ def demo_weights() -> Path:
     import yolact_deploy
 
     return Path(yolact_deploy.__file__).parent / "weights" / "yolact_nano_shapes.safetensors"
+
+
+def demo_export(out: Console, *, fp16: bool = False) -> Path:
+    """The demo model's ONNX file in the artifacts' folder, exported where it is not there already, which takes torch."""
+    import contextlib
+
+    from yolact_deploy.errors import ModelFileError
+    from yolact_deploy.files import sha256_of
+    from yolact_deploy.onnx_file import read_manifest
+
+    weights = demo_weights()
+    target = ARTIFACTS / f"{weights.stem}{'.fp16' if fp16 else ''}.onnx"
+    with contextlib.suppress(ModelFileError):
+        if read_manifest(target).source.get("sha256") == sha256_of(weights):
+            return target
+    need_torch("Exporting the demo model")
+    from yolact_deploy.export import ExportOptions, export_checkpoint
+    from yolact_deploy.model import load_checkpoint
+
+    out.print(f"Exporting {target}", soft_wrap=True, markup=False)
+    export_checkpoint(load_checkpoint(weights), target, ExportOptions(fp16=fp16))
+    return target
 
 
 def demo_picture() -> NDArray[np.uint8]:

@@ -8,11 +8,22 @@ from typing import Annotated, Any
 import typer
 
 from yolact_deploy.cli.common import console
+from yolact_deploy.cli.doctor_engines import engine_facts
 
 __all__ = ["doctor"]
 
 _PACKAGES = {
-    "base": ("numpy", "onnx", "onnxruntime-gpu", "onnxruntime", "opencv-python-headless", "pillow", "pycocotools", "safetensors"),
+    "base": (
+        "numpy",
+        "onnx",
+        "onnxruntime-gpu",
+        "onnxruntime",
+        "opencv-python-headless",
+        "pillow",
+        "pycocotools",
+        "safetensors",
+        "filelock",
+    ),
     "torch": ("torch", "torchvision", "onnxscript"),
     "report": ("jinja2", "matplotlib"),
     "all": ("supervision",),
@@ -44,6 +55,7 @@ def _facts() -> dict[str, dict[str, Any]]:
         "machine": _machine(),
         "packages": {name: version or "not installed" for name, version in versions.items()},
         "GPU": _gpu(),
+        "engines": engine_facts(),
         "what works here": _abilities(versions, bool(runtimes)),
     }
 
@@ -72,7 +84,7 @@ def _machine() -> dict[str, Any]:
 
 
 def _gpu() -> dict[str, Any]:
-    from yolact_deploy.runtime.gpu import driver_report
+    from yolact_deploy.engines.gpu import driver_report
 
     return driver_report()
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from yolact_deploy.cli.common import ARTIFACTS, console, counted, demo_weights, is_terminal, need_torch, shapes_set
+from yolact_deploy.cli.common import ARTIFACTS, console, counted, demo_export, demo_weights, is_terminal, need_torch, shapes_set
 from yolact_deploy.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -60,11 +60,12 @@ def evaluate(
     providers: Annotated[
         str | None, typer.Option(help="ONNX Runtime providers, comma-separated: cpu, cuda, … \\[default: the best]", show_default=False)
     ] = None,
-    device: Annotated[str | None, typer.Option(help="PyTorch device of checkpoints: cpu, cuda, …", show_default=False)] = None,
+    device: Annotated[str | None, typer.Option(help="Device of checkpoints and engines: cpu, cuda, cuda:1, …", show_default=False)] = None,
     threads: Annotated[int, typer.Option(min=0, help="CPU threads (of each worker); 0 takes all.")] = 0,
     variant: Annotated[str | None, typer.Option(help="For checkpoints: their variant.", show_default=False)] = None,
     config: Annotated[Path | None, typer.Option(help="For checkpoints: your own variant, TOML.", show_default=False)] = None,
     classes: Annotated[str | None, typer.Option(help="For checkpoints: class names.", show_default=False)] = None,
+    trust: Annotated[bool, typer.Option("--trust", help="Run engines without a sidecar: a plan is code.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace files that this command did not write.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
@@ -77,6 +78,7 @@ def evaluate(
     from yolact_deploy.evaluation.harness import EvaluationOptions, artifact_names, check_drop, in_order
     from yolact_deploy.evaluation.harness import evaluate as evaluate_all
     from yolact_deploy.evaluation.jobs import ModelSource
+    from yolact_deploy.runtime import CHECKPOINTS, ENGINES
 
     out = console(quiet=quiet or json)
     if max_drop is not None and reference is None and models:
@@ -86,7 +88,7 @@ def evaluate(
     chosen = None if providers is None else tuple(name.strip() for name in providers.split(",") if name.strip())
 
     def source(path: Path) -> ModelSource:
-        return ModelSource(path, device, chosen, threads, variant, config, classes)
+        return ModelSource(path, device, chosen, threads, variant, config, classes, trust)
 
     sources = [source(path) for path in models or []]
     first = None if reference is None else source(reference)
@@ -95,8 +97,10 @@ def evaluate(
         first = first or sources[0]
     ordered = in_order(sources, first)
     _refuse_idle(ordered, {"--providers": chosen}, (".onnx",))
-    of_checkpoints = {"--device": device, "--variant": variant, "--config": config, "--classes": classes}
-    _refuse_idle(ordered, of_checkpoints, (".pth", ".pt", ".safetensors"))
+    of_checkpoints = {"--variant": variant, "--config": config, "--classes": classes}
+    _refuse_idle(ordered, of_checkpoints, CHECKPOINTS)
+    _refuse_idle(ordered, {"--device": device}, (*CHECKPOINTS, *ENGINES))
+    _refuse_idle(ordered, {"--trust": trust or None}, ENGINES)
     names = artifact_names(ordered)
     _check_outputs(html, results, names, force=force)
     dataset = _dataset(annotations, images, out)
@@ -118,27 +122,9 @@ def evaluate(
 def demo_models(out: Console, with_checkpoint: bool = True) -> list[Path]:
     """The demo model's checkpoint, and its ONNX FP32 and FP16, exported where they are not there already."""
     need_torch("The demo model")
-    from yolact_deploy.errors import ModelFileError
-    from yolact_deploy.export import ExportOptions, export_checkpoint
-    from yolact_deploy.export.exporter import artifact_name
-    from yolact_deploy.model import load_checkpoint
-    from yolact_deploy.onnx_file import read_manifest
-
     weights = demo_weights()
-    checkpoint = load_checkpoint(weights)
     out.print(f"No model was named: taking the demo model {weights} and its exports in {ARTIFACTS}", soft_wrap=True, markup=False)
-    files = [weights] if with_checkpoint else []
-    for fp16 in (False, True):
-        exporting = ExportOptions(fp16=fp16)
-        target = ARTIFACTS / artifact_name(weights, exporting)
-        made_from = None
-        with contextlib.suppress(ModelFileError):
-            made_from = read_manifest(target).source.get("sha256")
-        if made_from != checkpoint.sha256:
-            out.print(f"Exporting {target}", soft_wrap=True, markup=False)
-            export_checkpoint(checkpoint, target, exporting)
-        files.append(target)
-    return files
+    return [*([weights] if with_checkpoint else []), *(demo_export(out, fp16=fp16) for fp16 in (False, True))]
 
 
 def _refuse_idle(sources: Sequence[ModelSource], given: Mapping[str, object], suffixes: tuple[str, ...]) -> None:

@@ -18,23 +18,28 @@ if TYPE_CHECKING:
 __all__ = ["inspect"]
 
 _CHECKPOINTS = (".pth", ".pt", ".safetensors")
+_ENGINES = (".engine", ".plan", ".trt")
 
 
 def inspect(
-    file: Annotated[Path, typer.Argument(help="An ONNX file of this tool, or a checkpoint.")],
+    file: Annotated[Path, typer.Argument(help="An ONNX file or an engine of this tool, or a checkpoint.")],
     variant: Annotated[str | None, typer.Option(help="For a checkpoint: its variant.", show_default=False)] = None,
     config: Annotated[Path | None, typer.Option(help="For a checkpoint: your own variant, TOML.", show_default=False)] = None,
+    layers: Annotated[bool, typer.Option("--layers", help="For an engine, on its GPU: list every layer.")] = False,
+    trust: Annotated[bool, typer.Option("--trust", help="Open an engine without a sidecar: a plan is code.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Tell what a model file holds: tensors, precision of each module, size, and what it was made from."""
     suffix = file.suffix.lower()
     if suffix == ".onnx":
         facts = _onnx_facts(file)
+    elif suffix in _ENGINES:
+        facts = _engine_facts(file, trust=trust, layers=layers)
     elif suffix in _CHECKPOINTS:
         facts = _checkpoint_facts(file, variant, config)
     else:
         raise ModelFileError(
-            f"{file} ends in {suffix or 'nothing'}, .onnx, .pth or .safetensors was wanted.", "Name a file of one of these kinds."
+            f"{file} ends in {suffix or 'nothing'}, .onnx, .engine, .pth or .safetensors was wanted.", "Name a file of one of these kinds."
         )
     if json:
         typer.echo(json_module.dumps(facts, indent=2, ensure_ascii=False))
@@ -54,6 +59,14 @@ def _onnx_facts(file: Path) -> dict[str, Any]:
         "kind": f"ONNX, opset {opset}, {len(model.graph.node)} nodes",
         "size": file_size(file),
         **_common(manifest),
+        **_inside(manifest),
+        "operators": dict(operators.most_common()),
+    }
+
+
+def _inside(manifest: Manifest) -> dict[str, Any]:
+    """What the manifests of ONNX files and engines tell alike."""
+    return {
         "postprocess in the graph": manifest.postprocess,
         "tensors": {
             tensor.name: f"{direction} {tensor.dtype} {list(tensor.shape)}"
@@ -65,9 +78,66 @@ def _onnx_facts(file: Path) -> dict[str, Any]:
         "mask-IoU net": manifest.mask_iou or "none",
         "made from": manifest.source,
         "made with": manifest.versions,
-        "checked": manifest.verification.get("largest_relative_difference", {}),
-        "operators": dict(operators.most_common()),
+        "checked": {
+            **manifest.verification.get("largest_relative_difference", {}),
+            **({"compared": manifest.verification["compared"]} if "compared" in manifest.verification else {}),
+        },
     }
+
+
+def _engine_facts(file: Path, *, trust: bool, layers: bool) -> dict[str, Any]:
+    """From the header and the sidecar; from the engine itself where it may and can be opened here."""
+    from yolact_deploy.engines.plan_file import identify
+    from yolact_deploy.engines.sidecar import read_plan, read_sidecar
+
+    sidecar = read_sidecar(file)
+    read_plan(file, sidecar, trust=True)  # refuses what is no plan, cut short, or not the sidecar's
+    header = identify(file)
+    title = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT-RTX"}[header.kind]
+    facts: dict[str, Any] = {"file": str(file), "kind": f"engine of {title} {header.version}".rstrip(), "size": file_size(file)}
+    if sidecar is None:
+        facts["sidecar"] = "none: the engine runs only with --trust, or after yolact-deploy adopt"
+    else:
+        manifest, target = sidecar
+        facts |= {
+            "runs on": target.where,
+            "batch": str(target.batch),
+            "built as": target.precision,
+            **_common(manifest),
+            **_inside(manifest),
+            "built on": target.gpu or "a machine without using a GPU",
+            "build": {**target.build, **{name: value for name, value in target.options.items() if value is not None}},
+            "rebuild": target.rebuild,
+            "SHA-256": f"{target.sha256} (as the file's)",
+        }
+    return facts | _opened(file, layers=layers, allowed=trust or sidecar is not None)
+
+
+def _opened(file: Path, *, layers: bool, allowed: bool) -> dict[str, Any]:
+    """What the engine itself says of its layers."""
+    from yolact_deploy.engines.gpu import gpus
+    from yolact_deploy.engines.inspector import engine_layers, layer_precision
+
+    if not allowed or not gpus():
+        if layers:
+            reason = "this machine has no GPU" if allowed else "it has no sidecar, and --trust was not given"
+            raise ModelFileError(f"The layers of {file} cannot be listed: {reason}.", "Leave out --layers, or mend that.")
+        return {"layers": "not read: this machine has no GPU"} if allowed else {}
+    from yolact_deploy.engines.loading import load_engine
+
+    loaded = load_engine(file, trust=True, graphs=False)
+    try:
+        engine = loaded.session.engine
+        found = engine_layers(engine.tensorrt, engine.handle)
+        told: dict[str, Any] = {
+            "layers": len(found),
+            "precision in the layers": layer_precision(found) or "rebuild with --detailed to see it",
+        }
+        if layers:
+            told["layers"] = {layer.name: " ".join((layer.kind, layer.precision, *layer.modules)).strip() for layer in found}
+        return told
+    finally:
+        loaded.close()
 
 
 def _common(manifest: Manifest) -> dict[str, Any]:

@@ -24,7 +24,7 @@ _STAGES = ("read", "preprocess", "inference", "postprocess")
 
 def predict(
     model: Annotated[
-        Path | None, typer.Argument(help="An ONNX file or a checkpoint. \\[default: the demo model]", show_default=False)
+        Path | None, typer.Argument(help="An ONNX file, an engine or a checkpoint. \\[default: the demo model]", show_default=False)
     ] = None,
     source: Annotated[
         Path | None, typer.Argument(help="A picture, or a folder of pictures. \\[default: a drawn picture]", show_default=False)
@@ -36,11 +36,12 @@ def predict(
     providers: Annotated[
         str | None, typer.Option(help="ONNX Runtime providers, comma-separated: cpu, cuda, … \\[default: the best]", show_default=False)
     ] = None,
-    device: Annotated[str | None, typer.Option(help="PyTorch device of a checkpoint: cpu, cuda, …", show_default=False)] = None,
+    device: Annotated[str | None, typer.Option(help="Device of a checkpoint or engine: cpu, cuda:1, …", show_default=False)] = None,
     threads: Annotated[int, typer.Option(min=0, help="CPU threads; 0 takes all.")] = 0,
     variant: Annotated[str | None, typer.Option(help="For a checkpoint: its variant.", show_default=False)] = None,
     config: Annotated[Path | None, typer.Option(help="For a checkpoint: your own variant, TOML.", show_default=False)] = None,
     classes: Annotated[str | None, typer.Option(help="For a checkpoint: class names.", show_default=False)] = None,
+    trust: Annotated[bool, typer.Option("--trust", help="Run an engine without a sidecar: a plan is code.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace files that this command did not write.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
 ) -> None:
@@ -56,7 +57,7 @@ def predict(
         out.print(f"No model was named: taking the demo model {model}", soft_wrap=True, markup=False)
     pictures = _pictures(source)
     chosen = None if providers is None else [name.strip() for name in providers.split(",") if name.strip()]
-    detector = load(model, device=device, providers=chosen, threads=threads, variant=variant, config=config, classes=classes)
+    detector = load(model, device=device, providers=chosen, threads=threads, variant=variant, config=config, classes=classes, trust=trust)
     out.print(f"{detector!r}, {counted(len(pictures), 'picture')}", soft_wrap=True, markup=False)
     tolerant = source is not None and source.is_dir()
     run = _Run(detector, score_threshold, save if overlays else None, force=force, tolerant=tolerant)

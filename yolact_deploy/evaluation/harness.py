@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import yolact_deploy
 from yolact_deploy.data.coco import CocoDataset
+from yolact_deploy.engines.gpu import driver_report
 from yolact_deploy.errors import BudgetMissedError, ConfigError, DatasetError, ModelFileError
 from yolact_deploy.evaluation.failures import analyse
 from yolact_deploy.evaluation.jobs import Job, ModelSource, Picture, cores
@@ -25,7 +26,6 @@ from yolact_deploy.evaluation.results_file import store_results
 from yolact_deploy.evaluation.runner import run_model
 from yolact_deploy.evaluation.store import ResultStore, StoreHeader
 from yolact_deploy.files import sha256_of
-from yolact_deploy.runtime.gpu import driver_report
 
 if TYPE_CHECKING:
     from yolact_deploy.manifest import Manifest

@@ -40,6 +40,7 @@ class ModelSource:
     variant: str | None = None
     config: Path | None = None
     classes: str | None = None
+    trust: bool = False
 
     @property
     def is_results(self) -> bool:
@@ -47,9 +48,11 @@ class ModelSource:
         return self.path.suffix.lower() == ".json"
 
     def open(self, threads: int | None = None) -> Detector:
-        """The detector; `threads` overrides. Options that concern the other kind of file are left out."""
-        from yolact_deploy.runtime import load
+        """The detector; `threads` overrides. Options that concern the other kinds of file are left out."""
+        from yolact_deploy.runtime import ENGINES, load
 
+        if self.path.suffix.lower() in ENGINES:
+            return load(self.path, device=self.device, trust=self.trust)
         options: dict[str, Any] = {"threads": self.threads if threads is None else threads}
         if self.path.suffix.lower() == ".onnx":
             options["providers"] = self.providers

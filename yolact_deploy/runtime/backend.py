@@ -35,6 +35,19 @@ class Backend(ABC):
         axis = self.manifest.inputs[0].shape[0]
         return axis if isinstance(axis, int) else None
 
+    @property
+    def smallest_batch(self) -> int:
+        """Fewest pictures that it takes at once."""
+        return self.batch or 1
+
+    @property
+    def largest_batch(self) -> int | None:
+        """Most pictures that it takes at once; None where there is no limit but memory."""
+        return self.batch
+
+    def close(self) -> None:  # noqa: B027 - most backends hold nothing that has to be given back early
+        """Give back what the model holds of a device; a second call does nothing."""
+
     def infer(self, images: NDArray[Any]) -> dict[str, NDArray[Any]]:
         """Run the network on `images`, as :func:`yolact_deploy.preprocess.prepare` makes them: [B, 3, S, S] or raw [B, S, S, 3].
 

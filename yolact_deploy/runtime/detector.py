@@ -21,9 +21,11 @@ from yolact_deploy.postprocess import PostprocessSettings
 from yolact_deploy.preprocess import prepare
 from yolact_deploy.runtime.backend import Backend
 
-__all__ = ["Detector", "load"]
+__all__ = ["CHECKPOINTS", "ENGINES", "Detector", "load"]
 
-_CHECKPOINTS = (".pth", ".pt", ".safetensors")
+CHECKPOINTS = (".pth", ".pt", ".safetensors")
+ENGINES = (".engine", ".plan", ".trt")
+"""How the files of each kind end."""
 _DEFAULT_GROUP = 8  # pictures prepared at once where the batch is dynamic
 
 
@@ -89,7 +91,7 @@ class Detector:
         self, sources: Sequence[Any], *, channels: Literal["rgb", "bgr"] | None = None, score_threshold: float = 0.0
     ) -> Iterator[Detections]:
         """:meth:`predict` for many pictures, one batch in memory at a time, in order."""
-        step = self.backend.batch or _DEFAULT_GROUP
+        step = self.backend.batch or min(_DEFAULT_GROUP, self.backend.largest_batch or _DEFAULT_GROUP)
         for start in range(0, len(sources), step):
             clock = time.perf_counter()
             pictures = [read_picture(source, channels=channels) for source in sources[start : start + step]]
@@ -104,15 +106,19 @@ class Detector:
     def predict_prepared(self, images: NDArray[Any], sizes: Sequence[tuple[int, int]]) -> list[Detections]:
         """Detect in pictures that are prepared already: `images` as the manifest's input says, `sizes` (width, height) of each original.
 
-        Fewer pictures than a fixed batch are padded.
+        Fewer pictures than the smallest batch are padded, more than the largest are split.
         """
         if len(images) != len(sizes):
             raise ConfigError(f"{len(images)} images and {len(sizes)} sizes were given.", "Give one (width, height) for each image.")
         if not len(images):
             return []
-        batch = self.backend.batch
-        if batch is not None and len(images) < batch:
-            images = np.concatenate([images, np.zeros((batch - len(images), *images.shape[1:]), images.dtype)])
+        largest, smallest = self.backend.largest_batch, self.backend.smallest_batch
+        if largest is not None and len(images) > largest:
+            starts = range(0, len(images), largest)
+            pieces = ((images[start : start + largest], sizes[start : start + largest]) for start in starts)
+            return [found for piece in pieces for found in self.predict_prepared(*piece)]
+        if len(images) < smallest:
+            images = np.concatenate([images, np.zeros((smallest - len(images), *images.shape[1:]), images.dtype)])
         clock = time.perf_counter()
         outputs = self.backend.infer(images)
         inference = 1000 * (time.perf_counter() - clock) / len(sizes)
@@ -123,6 +129,16 @@ class Detector:
             spent = {"inference": inference, "postprocess": 1000 * (time.perf_counter() - clock)}
             results.append(replace(found, milliseconds=spent))
         return results
+
+    def close(self) -> None:
+        """Release what the model holds of a GPU now rather than with the last reference to it."""
+        self.backend.close()
+
+    def __enter__(self) -> Detector:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     def _assemble(self, outputs: dict[str, NDArray[Any]], width: int, height: int) -> Detections:
         manifest = self.manifest
@@ -136,7 +152,7 @@ class Detector:
 def load(
     path: str | Path,
     *,
-    backend: Literal["auto", "torch", "onnxruntime"] = "auto",
+    backend: Literal["auto", "torch", "onnxruntime", "tensorrt"] = "auto",
     device: str | None = None,
     providers: Sequence[str] | None = None,
     threads: int = 0,
@@ -144,33 +160,49 @@ def load(
     variant: str | None = None,
     config: str | Path | None = None,
     classes: str | None = None,
+    trust: bool = False,
+    contexts: int = 1,
+    stream: object | None = None,
+    lean_runtime: str | None = None,
 ) -> Detector:
-    """A :class:`Detector` for an ONNX file (``.onnx``) or a checkpoint (``.pth``, ``.pt``, ``.safetensors``).
+    """A :class:`Detector` for an ONNX file (``.onnx``), an engine (``.engine``) or a checkpoint (``.pth``, ``.pt``, ``.safetensors``).
 
-    ONNX files run in ONNX Runtime (`providers`, `threads`: see :class:`yolact_deploy.runtime.onnx_backend.OnnxBackend`) and never
-    import torch. Checkpoints run in PyTorch (`device`, `variant`, `config`, `classes`: see
-    :class:`yolact_deploy.runtime.torch_backend.TorchBackend`). `settings` change the NMS where it is not in the graph.
+    ONNX files run in ONNX Runtime (`providers`, `threads`: see :class:`yolact_deploy.runtime.onnx_backend.OnnxBackend`) and engines in
+    TensorRT (`device`, `trust`, `contexts`, `stream`, `lean_runtime`: see
+    :class:`yolact_deploy.runtime.tensorrt_backend.TensorRTBackend`); neither imports torch. Checkpoints run in PyTorch (`device`,
+    `variant`, `config`, `classes`: see :class:`yolact_deploy.runtime.torch_backend.TorchBackend`). `settings` change the NMS where it is
+    not in the graph.
 
     Raises :class:`ModelFileError` or :class:`yolact_deploy.errors.CheckpointError` for a file that does not do,
-    :class:`ConfigError` for arguments that do not fit it, :class:`MissingDependencyError` for a missing extra.
+    :class:`ConfigError` for arguments that do not fit it, :class:`MissingDependencyError` for a missing extra, and
+    :class:`yolact_deploy.errors.DeviceError` for an engine without a GPU.
     """
     path = Path(path)
     suffix = path.suffix.lower()
-    chosen = {".onnx": "onnxruntime", **dict.fromkeys(_CHECKPOINTS, "torch")}.get(suffix)
+    chosen = {".onnx": "onnxruntime", **dict.fromkeys(CHECKPOINTS, "torch"), **dict.fromkeys(ENGINES, "tensorrt")}.get(suffix)
     if chosen is None:
         raise ModelFileError(
-            f"{path} ends in {suffix or 'nothing'}, .onnx, .pth or .safetensors was wanted.", "Name a model of one of these kinds."
+            f"{path} ends in {suffix or 'nothing'}, .onnx, .engine, .pth or .safetensors was wanted.",
+            "Name a model of one of these kinds.",
         )
     if backend not in ("auto", chosen):
         raise ConfigError(f"{path.name} runs in {chosen}, {backend} was asked for.", "Leave the backend to auto.")
-    given = {"device": device, "variant": variant, "config": config, "classes": classes}
+    origin = {"variant": variant, "config": config, "classes": classes}
+    runtime = {"stream": stream, "lean_runtime": lean_runtime, "trust": trust or None, "contexts": contexts if contexts != 1 else None}
     if chosen == "onnxruntime":
         mend = "Choose where it runs by providers; its variant, configuration and classes are inside the file."
-        _refuse("an ONNX file", {key: value for key, value in given.items() if value is not None}, mend)
+        _refuse("an ONNX file", {"device": device, **origin, **runtime}, mend)
         from yolact_deploy.runtime.onnx_backend import OnnxBackend
 
         return Detector(OnnxBackend(path, providers, threads), settings)
-    _refuse("a checkpoint", {"providers": providers} if providers is not None else {}, "Choose where it runs by device.")
+    if chosen == "tensorrt":
+        _refuse("an engine", {"providers": providers, "threads": threads or None, **origin}, "What it is stands in its sidecar.")
+        from yolact_deploy.runtime.tensorrt_backend import TensorRTBackend
+
+        return Detector(
+            TensorRTBackend(path, device=device, contexts=contexts, stream=stream, trust=trust, lean_runtime=lean_runtime), settings
+        )
+    _refuse("a checkpoint", {"providers": providers, **runtime}, "Choose where it runs by device.")
     try:
         import torch
 
@@ -183,5 +215,6 @@ def load(
 
 
 def _refuse(kind: str, given: dict[str, Any], mend: str) -> None:
-    if given:
-        raise ConfigError(f"{', '.join(given)} cannot be given with {kind}.", mend)
+    named = [key for key, value in given.items() if value is not None]
+    if named:
+        raise ConfigError(f"{', '.join(named)} cannot be given with {kind}.", mend)

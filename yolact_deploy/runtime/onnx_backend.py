@@ -12,11 +12,11 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
+from yolact_deploy.engines.gpu import cuda_device_count
 from yolact_deploy.errors import ConfigError, ModelFileError
 from yolact_deploy.files import sha256_of
 from yolact_deploy.onnx_file import read_manifest
 from yolact_deploy.runtime.backend import Backend
-from yolact_deploy.runtime.gpu import cuda_device_count
 
 __all__ = ["OnnxBackend", "choose_providers"]
 

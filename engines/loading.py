@@ -1,0 +1,99 @@
+"""From an engine's path to a session: every check in its order, then TensorRT."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from yolact_deploy.errors import MissingDependencyError, ModelFileError
+from yolact_deploy.manifest import Manifest
+
+from .cuda import open_driver
+from .gpu import gpus
+from .plan_file import identify
+from .session import Engine, Session
+from .sidecar import EngineTarget, check_machine, read_mask_iou, read_plan, read_sidecar
+from .targets import BackendName
+from .versions import TensorRT, check_driver, load_tensorrt
+
+__all__ = ["LoadedEngine", "load_engine"]
+
+
+@dataclass(frozen=True)
+class LoadedEngine:
+    """An engine ready to run, with what its sidecar says; `target` is None for one that was only trusted."""
+
+    manifest: Manifest
+    target: EngineTarget | None
+    session: Session
+    mask_iou: Session | None
+
+    def close(self) -> None:
+        """Release both sessions."""
+        for session in (self.session, self.mask_iou):
+            if session is not None:
+                session.close()
+
+
+def load_engine(
+    path: Path,
+    *,
+    device: int = 0,
+    contexts: int = 1,
+    graphs: bool = True,
+    stream: object | None = None,
+    trust: bool = False,
+    lean_runtime: str | None = None,
+) -> LoadedEngine:
+    """Check the engine at `path` and its sidecar, then deserialize it on GPU number `device`.
+
+    Raises :class:`ModelFileError` for a file or sidecar that does not do or does not fit this machine, :class:`MissingDependencyError`
+    where the backend is not installed, :class:`yolact_deploy.errors.DeviceError` without a GPU or with too old a driver.
+    """
+    sidecar = read_sidecar(path)
+    plan = read_plan(path, sidecar, trust=trust)
+    mask_iou_plan = read_mask_iou(path, *sidecar) if sidecar else None
+    tensorrt = _backend(path, sidecar[1] if sidecar else None)
+    check_driver(tensorrt)
+    here = gpus()
+    if sidecar:
+        check_machine(path, sidecar[1], tensorrt, here[min(device, len(here) - 1)])
+    driver = open_driver(device)
+    engine = Engine(tensorrt, driver, plan, path.name, lean_runtime=lean_runtime)
+    if sidecar:
+        manifest, target = sidecar
+        _check_tensors(path, engine, manifest, target)
+    else:
+        from .foreign import assumed_manifest
+
+        manifest, target = assumed_manifest(path, engine), None
+    session = Session(engine, contexts=contexts, stream=stream, graphs=graphs)
+    rescoring = None
+    if mask_iou_plan is not None:
+        net = Engine(tensorrt, driver, mask_iou_plan, manifest.mask_iou["file"], lean_runtime=lean_runtime)
+        rescoring = Session(net, contexts=contexts, stream=stream, graphs=False)  # another number of masks each time
+    return LoadedEngine(manifest, target, session, rescoring)
+
+
+def _backend(path: Path, target: EngineTarget | None) -> TensorRT:
+    backend: BackendName = target.backend if target else "tensorrt-rtx" if identify(path).kind == "tensorrt-rtx" else "tensorrt"
+    try:
+        found = load_tensorrt(backend)
+    except MissingDependencyError as error:
+        if target is None:
+            raise
+        raise MissingDependencyError(f"{path} was built by {target.title}. {error.message}", error.mend) from None
+    if target is not None and not found.reads(target.tensorrt_version, version_compatible=target.version_compatible):
+        raise ModelFileError(
+            f"{path} was built by {target.title}, {found} is installed and does not read it.", f"Rebuild it here: {target.rebuild}"
+        )
+    return found
+
+
+def _check_tensors(path: Path, engine: Engine, manifest: Manifest, target: EngineTarget) -> None:
+    wanted = {spec.name: spec for spec in (*manifest.inputs, *manifest.outputs)}
+    found = {spec.name: spec for spec in (*engine.specs(engine.inputs), *engine.specs(engine.outputs))}
+    for name in sorted(wanted.keys() | found.keys()):
+        if wanted.get(name) != found.get(name):
+            told = [f"{spec.dtype} {list(spec.shape)}" if spec else "missing" for spec in (found.get(name), wanted.get(name))]
+            raise ModelFileError(f"The tensor {name} of {path} is {told[0]}, its sidecar says {told[1]}.", f"Rebuild it: {target.rebuild}")

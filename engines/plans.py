@@ -1,0 +1,159 @@
+"""One plan: parse, configure, build in a thread that can be stopped, and write."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import onnx
+
+from yolact_deploy.errors import EngineBuildError
+
+from .batches import BatchRange
+from .gpu import Gpu
+from .inspector import built_precision
+from .monitoring import BuildProgress, Messages, make_logger, make_monitor
+from .options import BuildOptions
+from .source import Progress
+from .timing_cache import TimingCache, default_folder, file_name
+from .versions import TensorRT
+from .weak_typing import node_precisions, pin_layers
+
+__all__ = ["PlanBuilder"]
+
+
+class PlanBuilder:
+    """The plans of one command, built one after the other by the same TensorRT."""
+
+    def __init__(
+        self, tensorrt: TensorRT, options: BuildOptions, gpu: Gpu | None, progress: Progress, log: Callable[[str], None] | None
+    ) -> None:
+        self.tensorrt, self.options, self.gpu, self.progress = tensorrt, options, gpu, progress
+        self.messages = Messages(log)
+        self.logger = make_logger(tensorrt, self.messages)
+        self.notes: list[str] = []
+        self.seconds: dict[str, float] = {}
+        self.facts: dict[str, Any] = {}
+        self.precision: dict[str, str] = {}
+        self.cache = self._timing_cache()
+
+    def build(
+        self, model: onnx.ModelProto, input_name: str, batch: BatchRange, part: Path, *, precision: str, title: str = "engine"
+    ) -> float:
+        """Parse `model`, build its plan into the file `part`, and tell how many seconds the build took."""
+        trt = self.tensorrt.module
+        try:
+            builder = trt.Builder(self.logger)
+        except TypeError:
+            raise EngineBuildError(f"{self.tensorrt} cannot start: {self._reason()}", "yolact-deploy doctor tells what is here.") from None
+        network = builder.create_network(self.tensorrt.network_flags())
+        parser = trt.OnnxParser(network, self.logger)
+        if not parser.parse(model.SerializeToString()):
+            raise self._parse_error(parser)
+        config = self._configured(builder, network, input_name, batch, precision)
+        if self.tensorrt.weakly_typed:
+            self.facts["pinned_layers"] = pin_layers(trt, network, node_precisions(model))
+        start = time.perf_counter()
+        plan = self._run(builder, network, config, title)
+        spent = time.perf_counter() - start
+        if self.cache is not None:
+            self.cache.store(config)
+        with open(part, "wb") as handle:
+            handle.write(plan)
+        if title == "engine" and self.tensorrt.weakly_typed:
+            self.precision = built_precision(self.tensorrt, plan, self.logger)
+        self.seconds[title] = spent
+        return spent
+
+    def _configured(self, builder: Any, network: Any, input_name: str, batch: BatchRange, precision: str) -> Any:
+        trt, options = self.tensorrt.module, self.options
+        config = builder.create_builder_config()
+        self.tensorrt.set_typing(config, float16=precision in ("fp16", "int8"), int8=precision == "int8")
+        self.tensorrt.set_capabilities(config, options.sm)
+        self.tensorrt.set_hardware_level(config, options.hardware_level)
+        if options.version_compatible:
+            self.tensorrt.set_version_compatible(config)
+        if options.workspace is not None:
+            config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace << 20)
+        if options.optimization_level is not None:
+            config.builder_optimization_level = options.optimization_level
+        if options.detailed or self.tensorrt.weakly_typed:  # TensorRT 8 has to tell what it made of the pins
+            config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+        if self.cache is not None:
+            self.cache.load(config)
+            if self.cache.complaint:
+                self.notes.append(self.cache.complaint)
+        self._add_profile(builder, network, config, input_name, batch)
+        return config
+
+    def _add_profile(self, builder: Any, network: Any, config: Any, input_name: str, batch: BatchRange) -> None:
+        shape = next(tuple(tensor.shape) for tensor in map(network.get_input, range(network.num_inputs)) if tensor.name == input_name)
+        if shape[0] >= 0:
+            return
+        profile = builder.create_optimization_profile()
+        profile.set_shape(input_name, *((size, *shape[1:]) for size in (batch.minimum, batch.optimum, batch.maximum)))
+        if config.add_optimization_profile(profile) < 0:
+            raise EngineBuildError(f"{self.tensorrt} refuses the batches {batch}: {self._reason()}", "Change --batch.")
+
+    def _run(self, builder: Any, network: Any, config: Any, title: str) -> Any:
+        """Build in a thread, so that Ctrl-C is heard here; the builder lets other threads run meanwhile."""
+        heard = BuildProgress(lambda phase, done: self.progress(f"building the {title}: {phase}", done))
+        monitor = make_monitor(self.tensorrt, heard)
+        if monitor is not None:
+            config.progress_monitor = monitor
+        results: list[Any] = []
+        failures: list[BaseException] = []
+
+        def work() -> None:
+            try:
+                results.append(builder.build_serialized_network(network, config))
+            except BaseException as error:  # noqa: BLE001 - handed to the waiting thread
+                failures.append(error)
+
+        self.progress(f"building the {title}", 0.0)
+        thread = threading.Thread(target=work, name="yolact-deploy build", daemon=True)
+        thread.start()
+        try:
+            while thread.is_alive():
+                thread.join(0.1)
+        except BaseException:
+            heard.cancelled.set()
+            thread.join()
+            raise
+        if failures:
+            raise failures[0]
+        if results[0] is None:
+            raise self._build_error()
+        return results[0]
+
+    def _timing_cache(self) -> TimingCache | None:
+        wanted = self.options.timing_cache
+        if not self.tensorrt.keeps_timings:
+            if isinstance(wanted, Path):
+                self.notes.append(f"{self.tensorrt} measures nothing while it builds, so the timing cache {wanted} is not used.")
+            return None
+        if wanted == "none" or self.gpu is None:
+            return None
+        return TimingCache(wanted or default_folder() / file_name(self.tensorrt, self.gpu))
+
+    def _reason(self) -> str:
+        return f"{self.messages.errors[-1].strip().rstrip('.')[:300]}." if self.messages.errors else "it gives no reason."
+
+    def _parse_error(self, parser: Any) -> EngineBuildError:
+        errors = [parser.get_error(index) for index in range(parser.num_errors)]
+        told = "; ".join(dict.fromkeys(map(self.tensorrt.parser_error, errors))) or "it gives no reason"
+        return EngineBuildError(f"{self.tensorrt} cannot read the graph: {told}.", "Export with another --opset, or --postprocess none.")
+
+    def _build_error(self) -> EngineBuildError:
+        reason = self._reason()
+        text = " ".join(self.messages.errors).lower()
+        if "memory" in text and any(word in text for word in ("out of", "outofmemory", "insufficient", "allocate")):
+            mend = "Use a smaller --batch or --workspace, or free memory of the GPU."
+        elif self.tensorrt.is_rtx and (7, 5) in self.options.sm:
+            mend = "Compute capability 7.5 lacks what this graph needs: use --fp16 or --postprocess none, or TensorRT for 7.5."
+        else:
+            mend = "Pass --verbose to see all that TensorRT says."
+        return EngineBuildError(f"{self.tensorrt} could not build the engine: {reason}", mend)
