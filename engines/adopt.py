@@ -19,7 +19,7 @@ from .plan_file import PlanFile, identify
 from .session import Engine
 from .sidecar import EngineTarget, read_mask_iou, read_plan, read_sidecar, sidecar_path, write_sidecar
 from .source import GraphSource, read_source
-from .targets import Capability
+from .targets import Capability, capability_text
 from .versions import TensorRT, check_driver, load_tensorrt
 
 __all__ = ["AdoptResult", "adopt_engine"]
@@ -47,11 +47,12 @@ def adopt_engine(
 ) -> AdoptResult:
     """Write the sidecar of `engine`, which was built from `onnx_file`.
 
-    With a GPU and the engine's TensorRT here the engine is opened (adopting it says that it may run), its tensors are compared with the
+    With a GPU here the engine is opened (adopting it says that it may run), its tensors are compared with the
     ONNX file's and its batches read. Elsewhere `sm`, and `batch` for a dynamic graph, have to say what it was built for; its
     version is read off its header, or given. A YOLACT++ engine takes `mask_iou`, the engine of its mask-IoU net, in the same folder.
 
-    Raises :class:`ModelFileError` for files that do not belong together, :class:`ConfigError` for what has to be said and was not.
+    Raises :class:`ModelFileError` for files that do not belong together, :class:`ConfigError` for what has to be said and was not, and
+    :class:`yolact_deploy.errors.MissingDependencyError` where there is a GPU but not the engine's TensorRT.
     """
     graph = read_source(onnx_file)
     plan = read_plan(engine, None, trust=True)
@@ -67,7 +68,7 @@ def adopt_engine(
     else:
         version = found.version or tensorrt_version
         batch = _said(graph, batch)
-        sm = sm or found.capabilities
+        sm = _built_for(engine, found, sm)
         if not version:
             raise ConfigError(f"The header of {engine} does not tell which TensorRT built it.", "Pass --tensorrt-version.")
         if not sm and found.kind == "tensorrt":
@@ -81,7 +82,7 @@ def adopt_engine(
         sha256=hashlib.sha256(plan).hexdigest(),
         size=len(plan),
         batch=batch,
-        capabilities=(gpu.compute_capability,) if gpu and not sm and found.kind == "tensorrt" else sm or found.capabilities,
+        capabilities=(gpu.compute_capability,) if gpu and found.kind == "tensorrt" else found.capabilities or sm,
         gpu=gpu.name if gpu and found.kind == "tensorrt" else "",
         rebuild=f"yolact-deploy build-engine {onnx_file.name}",
         options={"adopted": True, "opened": opened},
@@ -104,7 +105,7 @@ def _is_adopted(engine: Path) -> bool:
 
 
 def _runnable(found: PlanFile) -> tuple[TensorRT | None, Gpu | None]:
-    """The TensorRT and the GPU that can open the plan here; None where that cannot be."""
+    """The TensorRT and the GPU that open the plan here; None where there is no GPU."""
     here = gpus()
     if not here:
         return None, None
@@ -129,6 +130,13 @@ def _compared(engine: Path, plan: bytes, tensorrt: TensorRT, graph: GraphSource)
         return opened.batch
     finally:
         opened.close()
+
+
+def _built_for(engine: Path, found: PlanFile, sm: tuple[Capability, ...]) -> tuple[Capability, ...]:
+    if sm and found.capabilities and set(sm) != set(found.capabilities):
+        told = ", ".join(map(capability_text, found.capabilities))
+        raise ConfigError(f"The header of {engine} says that it was built for compute capability {told}.", "Drop --sm.")
+    return found.capabilities or sm
 
 
 def _said(graph: GraphSource, batch: BatchRange | None) -> BatchRange:

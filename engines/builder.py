@@ -164,7 +164,8 @@ def rebuild_command(graph: GraphSource, tensorrt: TensorRT, options: BuildOption
         words.append(f"--optimization-level {options.optimization_level}")
     if options.hardware_level != "none":
         words.append(f"--hardware-compatible {options.hardware_level}")
-    words += [flag for flag, given in (("--version-compatible", options.version_compatible), ("--detailed", options.detailed)) if given]
+    switches = {"--version-compatible": options.version_compatible, "--tf32": options.tf32, "--detailed": options.detailed}
+    words += [flag for flag, given in switches.items() if given]
     return " ".join(words)
 
 
@@ -196,7 +197,12 @@ def _is_ours(output: Path) -> bool:
 
 
 def _told(options: BuildOptions) -> dict[str, Any]:
-    return {"workspace_mib": options.workspace, "optimization_level": options.optimization_level, "detailed": options.detailed}
+    return {
+        "workspace_mib": options.workspace,
+        "optimization_level": options.optimization_level,
+        "tf32": options.tf32,
+        "detailed": options.detailed,
+    }
 
 
 def _driver(gpu: Gpu | None) -> dict[str, str]:

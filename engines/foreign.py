@@ -14,6 +14,8 @@ from .session import Engine
 
 __all__ = ["assumed_manifest"]
 
+_AXES = {"boxes": 2, "scores": 2, "coefficients": 2, "prototypes": 3}
+"""The outputs, and their axes after the batch."""
 _MEND = "Write its sidecar from the ONNX file that it was built from: yolact-deploy adopt {path} --onnx MODEL.onnx"
 
 
@@ -25,14 +27,22 @@ def assumed_manifest(path: Path, engine: Engine) -> Manifest:
     """
     outputs = {tensor.name: tensor for tensor in engine.outputs}
     mend = _MEND.format(path=path)
-    heads = {"boxes", "scores", "coefficients", "prototypes"}
-    if not heads <= outputs.keys() or len(engine.inputs) != 1 or engine.inputs[0].shape[:1] != (3,):
-        raise ModelFileError(f"{path} has the outputs {', '.join(outputs)}; {', '.join(sorted(heads))} were wanted.", mend)
-    size, scores, coefficients = engine.inputs[0].shape[-1], outputs["scores"].shape, outputs["coefficients"].shape
-    variant = next((one for one in VARIANTS.values() if _fits(one, size, scores[0], coefficients[-1])), None)
+    if not set(_AXES) <= outputs.keys():
+        raise ModelFileError(f"{path} has the outputs {', '.join(outputs)}; {', '.join(sorted(_AXES))} were wanted.", mend)
+    image = engine.inputs[0]
+    if len(engine.inputs) != 1 or image.dtype != "float32" or image.shape[:1] != (3,) or image.shape[1:] != image.shape[-1:] * 2:
+        told = ", ".join(f"{tensor.dtype} [B, {', '.join(map(str, tensor.shape))}]" for tensor in engine.inputs)
+        raise ModelFileError(f"{path} takes {told}; float32 [B, 3, S, S] was wanted.", mend)
+    for name, axes in _AXES.items():
+        if len(outputs[name].shape) != axes:
+            shape = ", ".join(map(str, outputs[name].shape))
+            raise ModelFileError(f"The output {name} of {path} is [B, {shape}], {axes} axes after the batch were wanted.", mend)
+    size, (priors, scored), prototypes = image.shape[-1], outputs["scores"].shape, outputs["prototypes"].shape[0]
+    fitting = (outputs["boxes"].shape, outputs["coefficients"].shape) == ((priors, 4), (priors, prototypes)) and scored > 1
+    variant = next((one for one in VARIANTS.values() if fitting and _fits(one, size, priors, prototypes)), None)
     if variant is None:
-        raise ModelFileError(f"{path} has {scores[0]} priors at {size} px, which no built-in variant has.", mend)
-    count = scores[1] - 1
+        raise ModelFileError(f"{path} has {priors} priors and {prototypes} prototypes at {size} px, as no built-in variant has.", mend)
+    count = scored - 1
     classes = {len(COCO): COCO, len(PASCAL): PASCAL}.get(count) or numbered_classes(count)
     variant = replace(variant, num_classes=count + 1)
     return Manifest(

@@ -22,8 +22,10 @@ _DTYPES = {
     "fp32": "float32",
     "int8": "int8",
     "bf16": "bfloat16",
+    "bfloat16": "bfloat16",
     "fp8": "float8",
 }
+_MOVES = {"Reformat", "NoOp"}
 
 
 @dataclass(frozen=True)
@@ -44,10 +46,27 @@ class Layer:
 
 
 def engine_layers(tensorrt: TensorRT, engine: Any) -> list[Layer]:
-    """All layers of an ``ICudaEngine``; with names alone unless it was built with ``--detailed``."""
+    """All layers of an ``ICudaEngine``; with names alone unless it was built with ``--detailed``.
+
+    An engine of many batch sizes tells its formats for one alone: that of its profile's optimum.
+    """
     inspector = engine.create_engine_inspector()
+    shapes = _dynamic_inputs(tensorrt, engine)
+    context = engine.create_execution_context() if shapes else None
+    if context is not None:
+        for name, shape in shapes.items():
+            context.set_input_shape(name, shape)
+        inspector.execution_context = context
     document = json.loads(inspector.get_engine_information(tensorrt.module.LayerInformationFormat.JSON))
     return [_layer(entry) for entry in document.get("Layers", [])]
+
+
+def _dynamic_inputs(tensorrt: TensorRT, engine: Any) -> dict[str, tuple[int, ...]]:
+    """Inputs whose shapes vary, with the best shape of the engine's profile."""
+    names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+    inputs = [name for name in names if engine.get_tensor_mode(name) == tensorrt.module.TensorIOMode.INPUT]
+    varying = [name for name in inputs if any(size < 0 for size in engine.get_tensor_shape(name))]
+    return {name: tuple(engine.get_tensor_profile_shape(name, 0)[1]) for name in varying}
 
 
 def built_precision(tensorrt: TensorRT, plan: Any, logger: Any) -> dict[str, str]:
@@ -57,11 +76,14 @@ def built_precision(tensorrt: TensorRT, plan: Any, logger: Any) -> dict[str, str
 
 
 def layer_precision(layers: list[Layer]) -> dict[str, str]:
-    """Module name to the precisions of its layers, the most frequent first, joined by ``+``; fused layers count for each module."""
+    """Module name to the precisions of its layers, the most frequent first, joined by ``+``; fused layers count for each module.
+
+    Layers that only bring values from one format to another are left out.
+    """
     counted: dict[str, Counter[str]] = {}
     for layer in layers:
         for module in layer.modules:
-            if layer.precision:
+            if layer.precision and layer.kind not in _MOVES:
                 counted.setdefault(module, Counter())[layer.precision] += 1
     return {module: "+".join(kind for kind, _ in sorted(found.items(), key=_most)) for module, found in sorted(counted.items())}
 
@@ -81,8 +103,8 @@ def _layer(entry: Any) -> Layer:
 
 
 def _modules(text: str) -> tuple[str, ...]:
-    """Modules whose nodes' names (``backbone/layers.0/Conv``) occur in `text`."""
-    return tuple(module for module in _MODULES if re.search(rf"(?<![\w./]){module}/", text))
+    """Modules whose nodes' names (``backbone/layers.0/Conv``) occur in `text`; ``...`` stands before the last node of a long fusion."""
+    return tuple(module for module in _MODULES if re.search(rf"(?:(?<![\w./])|(?<=\.\.\.)){module}/", text))
 
 
 def _dtype(text: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,19 +60,22 @@ def load_engine(
     if sidecar:
         check_machine(path, sidecar[1], tensorrt, here[min(device, len(here) - 1)])
     driver = open_driver(device)
-    engine = Engine(tensorrt, driver, plan, path.name, lean_runtime=lean_runtime)
-    if sidecar:
-        manifest, target = sidecar
-        _check_tensors(path, engine, manifest, target)
-    else:
-        from .foreign import assumed_manifest
+    with contextlib.ExitStack() as release:
+        engine = Engine(tensorrt, driver, plan, path.name, lean_runtime=lean_runtime)
+        release.callback(engine.close)
+        if sidecar:
+            manifest, target = sidecar
+            _check_tensors(path, engine, manifest, target)
+        else:
+            from .foreign import assumed_manifest
 
-        manifest, target = assumed_manifest(path, engine), None
-    session = Session(engine, contexts=contexts, stream=stream, graphs=graphs)
-    rescoring = None
-    if mask_iou_plan is not None:
-        net = Engine(tensorrt, driver, mask_iou_plan, manifest.mask_iou["file"], lean_runtime=lean_runtime)
-        rescoring = Session(net, contexts=contexts, stream=stream, graphs=False)  # another number of masks each time
+            manifest, target = assumed_manifest(path, engine), None
+        session = Session(engine, contexts=contexts, stream=stream, graphs=graphs)
+        rescoring = None
+        if mask_iou_plan is not None:
+            net = Engine(tensorrt, driver, mask_iou_plan, manifest.mask_iou["file"], lean_runtime=lean_runtime)
+            rescoring = Session(net, contexts=contexts, stream=stream, graphs=False)  # another number of masks each time
+        release.pop_all()
     return LoadedEngine(manifest, target, session, rescoring)
 
 

@@ -29,6 +29,7 @@ class BuildOptions:
         optimization_level: 0 (fastest build) to 5, None for TensorRT's own 3.
         hardware_level, version_compatible: wider compatibility, TensorRT only.
         timing_cache: a file, ``none``, or None for the user's cache folder.
+        tf32: let float32 multiply in TensorFloat-32, which keeps 10 bits of each factor; TensorRT's own default, off here.
         detailed: keep layer names and precisions in the engine, for `inspect` and profilers.
     """
 
@@ -41,6 +42,7 @@ class BuildOptions:
     hardware_level: HardwareLevel = "none"
     version_compatible: bool = False
     timing_cache: Path | Literal["none"] | None = None
+    tf32: bool = False
     detailed: bool = False
 
     def __post_init__(self) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import onnx
 
-from yolact_deploy.errors import EngineBuildError
+from yolact_deploy.errors import EngineBuildError, OutputError
 
 from .batches import BatchRange
 from .gpu import Gpu
@@ -55,12 +55,11 @@ class PlanBuilder:
             raise self._parse_error(parser)
         config = self._configured(builder, network, input_name, batch, precision)
         if self.tensorrt.weakly_typed:
-            self.facts["pinned_layers"] = pin_layers(trt, network, node_precisions(model))
+            self.facts.setdefault("pinned_layers", pin_layers(trt, network, node_precisions(model)))  # the engine's come first
         start = time.perf_counter()
         plan = self._run(builder, network, config, title)
         spent = time.perf_counter() - start
-        if self.cache is not None:
-            self.cache.store(config)
+        self._keep_timings(config)
         with open(part, "wb") as handle:
             handle.write(plan)
         if title == "engine" and self.tensorrt.weakly_typed:
@@ -76,6 +75,8 @@ class PlanBuilder:
         self.tensorrt.set_hardware_level(config, options.hardware_level)
         if options.version_compatible:
             self.tensorrt.set_version_compatible(config)
+        if not options.tf32:
+            config.clear_flag(trt.BuilderFlag.TF32)
         if options.workspace is not None:
             config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, options.workspace << 20)
         if options.optimization_level is not None:
@@ -106,22 +107,25 @@ class PlanBuilder:
             config.progress_monitor = monitor
         results: list[Any] = []
         failures: list[BaseException] = []
+        ended = threading.Event()  # Thread.join forgets a thread that still runs when Ctrl-C interrupts it (Python 3.10 to 3.12)
 
         def work() -> None:
             try:
                 results.append(builder.build_serialized_network(network, config))
             except BaseException as error:  # noqa: BLE001 - handed to the waiting thread
                 failures.append(error)
+            finally:
+                ended.set()
 
         self.progress(f"building the {title}", 0.0)
         thread = threading.Thread(target=work, name="yolact-deploy build", daemon=True)
-        thread.start()
         try:
-            while thread.is_alive():
-                thread.join(0.1)
+            thread.start()
+            while not ended.wait(0.1):
+                pass
         except BaseException:
             heard.cancelled.set()
-            thread.join()
+            ended.wait()
             raise
         if failures:
             raise failures[0]
@@ -138,6 +142,14 @@ class PlanBuilder:
         if wanted == "none" or self.gpu is None:
             return None
         return TimingCache(wanted or default_folder() / file_name(self.tensorrt, self.gpu))
+
+    def _keep_timings(self, config: Any) -> None:
+        if self.cache is None:
+            return
+        try:
+            self.cache.store(config)
+        except OutputError as error:  # the engine is built: it is worth more than its timings
+            self.notes.append(error.message)
 
     def _reason(self) -> str:
         return f"{self.messages.errors[-1].strip().rstrip('.')[:300]}." if self.messages.errors else "it gives no reason."

@@ -47,6 +47,7 @@ class Engine:
     Attributes:
         tensors: inputs first, each in the engine's order.
         batch: pictures at once.
+        dynamic: whether the batch has to be set before a run; it may be so for an engine that takes one size only.
 
     Raises :class:`ModelFileError` where TensorRT refuses the plan, :class:`DeviceError` where the GPU's memory does not suffice.
     """
@@ -62,6 +63,7 @@ class Engine:
             raise self._refusal()
         found = [self._tensor(self.handle.get_tensor_name(index)) for index in range(self.handle.num_io_tensors)]
         self.tensors = tuple(sorted(found, key=lambda tensor: not tensor.is_input))
+        self.dynamic = self._first_axis() < 0
         self.batch = self._batch()
 
     def _open_runtime(self, lean_runtime: str | None) -> Any:
@@ -82,12 +84,19 @@ class Engine:
         dtype = np.dtype(module.nptype(self.handle.get_tensor_dtype(name))).name
         return EngineTensor(name, self.handle.get_tensor_mode(name) == module.TensorIOMode.INPUT, dtype, shape[1:])
 
+    def _first_axis(self) -> int:
+        """The first size of every tensor, -1 where it varies; buffers are made by it, so it has to be the batch everywhere."""
+        sizes = {tensor.name: int(self.handle.get_tensor_shape(tensor.name)[0]) for tensor in self.tensors}
+        if not self.inputs or len(set(sizes.values())) > 1:
+            told = ", ".join(f"{name} {size}" for name, size in sizes.items())
+            raise ModelFileError(f"{self.name}: the tensors begin with different sizes ({told}), one batch was wanted.", "Rebuild it.")
+        return sizes[self.inputs[0].name]
+
     def _batch(self) -> BatchRange:
-        name = self.inputs[0].name
-        own = self.handle.get_tensor_shape(name)[0]
-        if own >= 0:
+        if not self.dynamic:
+            own = self._first_axis()
             return BatchRange(own, own, own)
-        smallest, best, largest = (shape[0] for shape in self.handle.get_tensor_profile_shape(name, 0))
+        smallest, best, largest = (shape[0] for shape in self.handle.get_tensor_profile_shape(self.inputs[0].name, 0))
         return BatchRange(smallest, best, largest)
 
     @property
@@ -156,7 +165,7 @@ class Context:
             self._pinned[tensor.name] = self._release.enter_context(self._driver.allocate_pinned(size))
             if not self.handle.set_tensor_address(tensor.name, self.buffers[tensor.name].pointer):
                 raise self._failure(f"refuses a buffer for {tensor.name}")
-        if not self.engine.batch.fixed:
+        if self.engine.dynamic:
             with self._driver.active():
                 chosen = self.handle.set_optimization_profile_async(0, self._own.handle)
             if not chosen:
@@ -186,10 +195,7 @@ class Context:
 
     def enqueue(self, size: int) -> None:
         """Queue one execution on a batch of `size`, device buffers to device buffers, without waiting."""
-        if not self.engine.batch.minimum <= size <= self.engine.batch.maximum:
-            raise ConfigError(
-                f"A batch of {size} was given, the engine {self.engine.name} takes {self.engine.batch}.", "Split the batch, or rebuild it."
-            )
+        self._check_batch(size)
         self._prepare(size)
         if self._graph is None and self.graphs and self._runs == 1:
             self._capture()
@@ -205,7 +211,7 @@ class Context:
             return
         self._drop_graph()
         self._runs, self._size = 0, 0
-        if not self.engine.batch.fixed:
+        if self.engine.dynamic:
             for tensor in self.engine.inputs:
                 if not self.handle.set_input_shape(tensor.name, (size, *tensor.shape)):
                     raise self._failure(f"refuses the shape {[size, *tensor.shape]} of {tensor.name}")
@@ -236,14 +242,24 @@ class Context:
         view: NDArray[Any] = array.view(tensor.dtype).reshape(size, *tensor.shape)
         return view
 
+    def _check_batch(self, size: int) -> None:
+        if self.handle is None:
+            raise DeviceError(f"The context of {self.engine.name} is closed.", "Make another one.")
+        if not self.engine.batch.minimum <= size <= self.engine.batch.maximum:
+            raise ConfigError(
+                f"A batch of {size} was given, the engine {self.engine.name} takes {self.engine.batch}.", "Split the batch, or rebuild it."
+            )
+
     def _checked(self, inputs: dict[str, NDArray[Any]]) -> int:
-        size = len(next(iter(inputs.values()), ()))
+        first = inputs.get(self.engine.inputs[0].name)
+        size = len(first) if first is not None and first.ndim else 0
         for tensor in self.engine.inputs:
             given = inputs.get(tensor.name)
             if given is None or given.dtype != tensor.dtype or given.shape != (size, *tensor.shape):
                 found = "nothing" if given is None else f"{given.dtype} {list(given.shape)}"
-                wanted = f"{tensor.dtype} [B, {', '.join(map(str, tensor.shape))}]"
+                wanted = f"{tensor.dtype} [{', '.join(map(str, ('B', *tensor.shape)))}]"
                 raise ConfigError(f"The input {tensor.name} is {found}, {wanted} was wanted.", "Prepare it as the manifest says.")
+        self._check_batch(size)
         return size
 
     def _failure(self, what: str) -> DeviceError:
@@ -252,10 +268,16 @@ class Context:
         return DeviceError(f"{self.engine.tensorrt} {what}, engine {self.engine.name}{reason}.", "yolact-deploy doctor tells what is here.")
 
     def close(self) -> None:
-        """Wait for the work and release buffers, graph, context and stream; a second call does nothing."""
-        if self._size:
-            self.stream.synchronize()
-        self._drop_graph()
+        """Wait for the work and release buffers, graph, context and stream; a second call does nothing.
+
+        An error here is one of the GPU's earlier work, which :meth:`run` has told.
+        """
+        with contextlib.suppress(DeviceError):
+            if self._size:
+                self.stream.synchronize()
+        if self._graph is not None:
+            self._graph.close()
+            self._graph = None
         self.handle = None
         self._release.close()
         self.buffers.clear()

@@ -25,8 +25,6 @@ __all__ = ["GraphSource", "Precision", "Progress", "read_source"]
 Precision = Literal["graph", "fp16", "int8"]
 Progress = Callable[[str, float], None]
 """Told the step and how much of it is done, 0 … 1."""
-_EXPORT = "Export your checkpoint with: yolact-deploy export WEIGHTS"
-
 
 @dataclass(frozen=True)
 class GraphSource:
@@ -67,8 +65,6 @@ def read_source(path: Path, precision: Precision = "graph", progress: Progress =
     """
     model = read_onnx(path)
     manifest = manifest_of(model, path)
-    if manifest.kind != "onnx":
-        raise ModelFileError(f"The manifest inside {path} is that of a file of kind {manifest.kind}.", _EXPORT)
     _load_external_data(model, path)
     _check_tensors(model, manifest, path)
     found = graph_precision(model)

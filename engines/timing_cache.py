@@ -53,6 +53,7 @@ class TimingCache:
 
     def load(self, config: Any) -> None:
         """Set the cache of `config`, filled from the file where it fits. Raises :class:`OutputError` where the file cannot be reached."""
+        self.complaint = ""
         with self._locked():
             known = self._bytes()
         cache = config.create_timing_cache(known)
@@ -65,7 +66,7 @@ class TimingCache:
         measured = config.get_timing_cache()
         with self._locked():
             now = self._bytes()
-            others = config.create_timing_cache(now) if now and not self.complaint else None
+            others = config.create_timing_cache(now) if now else None
             if others is not None:
                 measured.combine(others, False)
             with atomic_output(self.path) as part:

@@ -40,7 +40,8 @@ class RawInput(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """See the class."""
-        x = (images.permute(0, 3, 1, 2).float() - cast(Tensor, self.mean)) / cast(Tensor, self.std)
+        # Cast first: TensorRT does nothing with uint8 but that.
+        x = (images.float().permute(0, 3, 1, 2) - cast(Tensor, self.mean)) / cast(Tensor, self.std)
         return x.flip(1) if self.flip else x
 
 

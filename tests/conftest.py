@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from yolact_deploy.engines.versions import TensorRT
 
 # Before anything imports torch: more threads make small networks slower, and tests on a shared machine unsteady.
 os.environ.setdefault("OMP_NUM_THREADS", "2")
@@ -20,3 +24,25 @@ def coco_mini() -> Path:
     if not (folder / "instances_val.json").is_file():
         pytest.skip(f"{folder} holds no photographs: name a folder with YOLACT_DEPLOY_COCO_MINI")
     return folder
+
+
+@pytest.fixture(scope="session")
+def gpu_tensorrt() -> TensorRT:
+    """A TensorRT that builds for the GPU here and runs on it; the test is skipped where there is none.
+
+    With ``YOLACT_REQUIRE_GPU=1`` it fails instead, so that a machine with a GPU cannot pass by skipping.
+    """
+    from yolact_deploy.engines.choice import choose_tensorrt
+    from yolact_deploy.engines.gpu import gpus
+    from yolact_deploy.engines.versions import check_driver
+    from yolact_deploy.errors import YolactDeployError
+
+    here = gpus()
+    try:
+        tensorrt, _ = choose_tensorrt("auto", (here[0].compute_capability,) if here else ())
+        check_driver(tensorrt)
+    except YolactDeployError as error:
+        if os.environ.get("YOLACT_REQUIRE_GPU") == "1":
+            pytest.fail(f"YOLACT_REQUIRE_GPU=1: {error}")
+        pytest.skip(f"a GPU and TensorRT are wanted: {error}")
+    return tensorrt

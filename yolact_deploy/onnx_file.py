@@ -37,10 +37,13 @@ def read_onnx(path: Path) -> onnx.ModelProto:
 
 
 def manifest_of(model: onnx.ModelProto, path: Path) -> Manifest:
-    """The manifest inside a parsed file; :class:`ModelFileError` where there is none, so the file is not ours."""
+    """The manifest inside a parsed file; :class:`ModelFileError` where there is none, or that of another kind of file."""
     for prop in model.metadata_props:
         if prop.key == METADATA_KEY:
-            return Manifest.from_json(prop.value, str(path))
+            manifest = Manifest.from_json(prop.value, str(path))
+            if manifest.kind != "onnx":
+                raise ModelFileError(f"The manifest inside {path} is that of a file of kind {manifest.kind}.", _FOREIGN)
+            return manifest
     outputs = ", ".join(output.name for output in list(model.graph.output)[:6])
     raise ModelFileError(
         f"{path} has no yolact-deploy manifest (its outputs are {outputs}): it is an ONNX of another model or tool.", _FOREIGN

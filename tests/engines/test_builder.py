@@ -152,7 +152,7 @@ def test_what_rtx_does_not_have(artifacts: Artifacts, tmp_path: Path) -> None:
 
 def test_builder_options_reach_the_sidecar(artifacts: Artifacts, tmp_path: Path) -> None:
     result = build_engine(artifacts.onnx(), folder=tmp_path, options=BuildOptions(workspace=256, optimization_level=1))
-    assert result.target.options == {"workspace_mib": 256, "optimization_level": 1, "detailed": False}
+    assert result.target.options == {"workspace_mib": 256, "optimization_level": 1, "tf32": False, "detailed": False}
     assert result.target.rebuild.endswith("--workspace 256 --optimization-level 1")
     with pytest.raises(ConfigError, match="The workspace is 0 MiB"):
         BuildOptions(workspace=0)

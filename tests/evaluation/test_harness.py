@@ -352,8 +352,10 @@ def test_kinds(models: Models) -> None:
         ({"all": "float32"}, "onnxruntime", "ONNX FP32"),
         ({"backbone": "float16", "head": "float16+float32"}, "onnxruntime", "ONNX FP16"),
         ({"backbone": "int8", "head": "float16"}, "onnxruntime", "ONNX INT8"),
-        ({"backbone": "float16"}, "tensorrt", "TensorRT FP16"),
         ({"all": "float32"}, "torch", "PyTorch"),
     ]
     for precision, backend, words in kinds:
         assert kind_of(replace(manifest, precision=precision), backend) == words
+    built = replace(manifest, precision={"backbone": "float16"}, target={"precision": "fp16"})
+    assert kind_of(built, "tensorrt") == "TensorRT FP16"
+    assert kind_of(replace(built, target={"precision": "unknown"}), "tensorrt") == "TensorRT"

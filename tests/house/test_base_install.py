@@ -1,4 +1,4 @@
-"""An environment that holds the base dependencies alone, without torch, predicts with an ONNX file and says what else is missing."""
+"""Environments without torch: the base dependencies predict with an ONNX file and say what else is missing; `rtx` builds engines."""
 
 from __future__ import annotations
 
@@ -17,25 +17,23 @@ from tests.helpers.weights import write_checkpoint
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def closure(name: str, found: dict[str, metadata.Distribution]) -> None:
-    """All distributions that `name` requires without extras, itself included."""
+def closure(name: str, found: dict[str, metadata.Distribution], extra: str = "") -> None:
+    """All distributions that `name` requires without extras but `extra`, itself included."""
     key = re.sub(r"[-_.]+", "-", name).lower()
     if key in found:
         return
     found[key] = metadata.distribution(name)
     for line in found[key].requires or []:
         requirement = Requirement(line)
-        if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):
+        if requirement.marker is None or requirement.marker.evaluate({"extra": extra}):
             closure(requirement.name, found)
 
 
-@pytest.fixture(scope="module")
-def base_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with links to what a plain `pip install yolact-deploy` brings, and nothing else."""
-    site = tmp_path_factory.mktemp("base") / "site"
+def make_site(site: Path, extra: str = "") -> Path:
+    """A folder with links to what `pip install yolact-deploy[extra]` brings, and nothing else."""
     site.mkdir()
     found: dict[str, metadata.Distribution] = {}
-    closure("yolact-deploy", found)
+    closure("yolact-deploy", found, extra)
     assert "torch" not in found
     for name, distribution in found.items():
         if name == "yolact-deploy":
@@ -46,6 +44,16 @@ def base_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 (site / entry).symlink_to(source)
     (site / "yolact_deploy").symlink_to(ROOT / "yolact_deploy")
     return site
+
+
+@pytest.fixture(scope="module")
+def base_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_site(tmp_path_factory.mktemp("base") / "site")
+
+
+@pytest.fixture(scope="module")
+def rtx_site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_site(tmp_path_factory.mktemp("rtx") / "site", "rtx")
 
 
 @pytest.fixture(scope="module")
@@ -96,3 +104,24 @@ def test_what_needs_torch_says_how_to_install_it(base_site: Path, command: list[
 def test_inspect_and_doctor_work_without_torch(base_site: Path, model: Path, tmp_path: Path) -> None:
     assert "yolact_nano" in run(base_site, "inspect", str(model), cwd=tmp_path).stdout
     assert "torch" in run(base_site, "doctor", cwd=tmp_path).stdout
+
+
+def test_an_engine_is_built_without_torch(rtx_site: Path, model: Path, tmp_path: Path) -> None:
+    result = run(rtx_site, "build-engine", str(model), "--fp16", cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    (engine,) = (tmp_path / "artifacts").glob("*.engine")
+    assert f"Saved artifacts/{engine.name} (" in result.stdout
+    assert "built as" in run(rtx_site, "inspect", str(engine), cwd=tmp_path).stdout
+
+
+def test_without_a_tensorrt_building_says_how_to_install_one(base_site: Path, model: Path, tmp_path: Path) -> None:
+    result = run(base_site, "build-engine", str(model), cwd=tmp_path)
+    assert result.returncode == 1
+    assert result.stderr.strip() == (
+        "yolact-deploy: error: Neither TensorRT nor TensorRT-RTX is installed. "
+        'Run: pip install "yolact-deploy[rtx]" (builds without a GPU), or pip install "yolact-deploy[tensorrt]"'
+    )
+    assert not (tmp_path / "artifacts").exists()
+    said = run(base_site, "doctor", cwd=tmp_path).stdout
+    assert 'pip install "yolact-deploy[rtx]"' in said
+    assert 'pip install "yolact-deploy[tensorrt]"' in said

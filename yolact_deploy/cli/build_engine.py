@@ -49,7 +49,7 @@ def build_engine(
     ] = Builder.auto,
     sm: Annotated[
         list[str] | None,
-        typer.Option(help="Compute capability to build for, such as 89, or several: 86,89. \\[default: see below]", show_default=False),
+        typer.Option(help="Compute capability to build for, such as 89, or several: 86,89. \\[default: see above]", show_default=False),
     ] = None,
     batch: Annotated[
         str | None, typer.Option(help="Pictures at once, smallest:best:largest. \\[default: the graph's, or 1:1:8]", show_default=False)
@@ -68,6 +68,7 @@ def build_engine(
         str | None,
         typer.Option(help="TensorRT: a file of timings to reuse, or 'none'. \\[default: in your cache folder]", show_default=False),
     ] = None,
+    tf32: Annotated[bool, typer.Option("--tf32", help="Let float32 multiply in TensorFloat-32: faster, 10 bits of each factor.")] = False,
     detailed: Annotated[bool, typer.Option("--detailed", help="Keep layer names and precisions for inspect and profilers.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace files that this command did not write.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the sidecar and the files as JSON.")] = False,
@@ -95,6 +96,7 @@ def build_engine(
         hardware_level=hardware_compatible.value,
         version_compatible=version_compatible,
         timing_cache=_timing_cache(timing_cache),
+        tf32=tf32,
         detailed=detailed,
     )
     if model is None:

@@ -86,6 +86,7 @@ def _cuda_core() -> str:
 
 def _why_not(found: TensorRT | str) -> str:
     """Why the GPU cannot be used with it; empty where it can."""
+    from yolact_deploy.engines.gpu import gpus
     from yolact_deploy.engines.versions import check_driver
 
     if isinstance(found, str):
@@ -93,7 +94,7 @@ def _why_not(found: TensorRT | str) -> str:
     try:
         check_driver(found)
     except YolactDeployError as error:
-        return f"no: {error.message}"
+        return f"no: {error if gpus() else error.message}"
     return ""
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from yolact_deploy.cli.common import console, file_size
-from yolact_deploy.errors import ModelFileError
+from yolact_deploy.errors import ModelFileError, YolactDeployError
 
 if TYPE_CHECKING:
     from yolact_deploy.manifest import Manifest
@@ -125,10 +125,16 @@ def _opened(file: Path, *, layers: bool, allowed: bool) -> dict[str, Any]:
         return {"layers": "not read: this machine has no GPU"} if allowed else {}
     from yolact_deploy.engines.loading import load_engine
 
-    loaded = load_engine(file, trust=True, graphs=False)
+    try:
+        loaded = load_engine(file, trust=True, graphs=False)
+    except YolactDeployError as error:  # it may be for another machine
+        if layers:
+            raise
+        return {"layers": f"not read: {error.message}"}
     try:
         engine = loaded.session.engine
-        found = engine_layers(engine.tensorrt, engine.handle)
+        with engine.driver.active():
+            found = engine_layers(engine.tensorrt, engine.handle)
         told: dict[str, Any] = {
             "layers": len(found),
             "precision in the layers": layer_precision(found) or "rebuild with --detailed to see it",

@@ -15,6 +15,7 @@ from yolact_deploy.cli.common import ARTIFACTS, console, counted, demo_picture, 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
     from rich.console import Console
+    from rich.table import Table
 
     from yolact_deploy.detections import Detections
     from yolact_deploy.evaluation.records import Evaluation
@@ -33,7 +34,7 @@ def quickstart(
     folder: Annotated[Path, typer.Option("--output", "-o", help="Where everything is written.")] = ARTIFACTS,
     pictures: Annotated[int, typer.Option(min=1, help="Synthetic pictures to evaluate on.")] = _PICTURES,
 ) -> None:
-    """Export the demo model to ONNX in FP32 and FP16, verify it, run it on a picture, and prove its accuracy hop by hop.
+    """Export the demo model to ONNX in FP32 and FP16, verify it, build an engine, run all on a picture, prove the accuracy hop by hop.
 
     The demo model was trained on synthetic shapes: on those it finds most, on a photograph of yours shapes at best.
     """
@@ -78,6 +79,7 @@ def quickstart(
         table.add_row(f"predict, {label} on {detector.backend.device}", counted(len(detections), "detection"), milliseconds)
         found = found or detections
     assert found is not None
+    models += _add_engine(table, models[1], folder, shown)
     save_picture(overlay, draw_detections(shown, found))
     named = ", ".join(f"{name} {score:.2f}" for name, score in zip(found.names, found.scores, strict=True)) or "nothing"
     table.add_row("overlay", f"{overlay}: {named}", "")
@@ -89,6 +91,32 @@ def quickstart(
     out.print(
         "Next: yolact-deploy export YOUR_WEIGHTS.pth, then yolact-deploy evaluate with your data set; --help says more.", soft_wrap=True
     )
+
+
+def _add_engine(table: Table, model: Path, folder: Path, shown: NDArray[Any]) -> list[Path]:
+    """Rows for an FP16 engine: built where a TensorRT is installed, run where it can; its path where it ran."""
+    from yolact_deploy.engines.builder import build_engine
+    from yolact_deploy.engines.options import BuildOptions
+    from yolact_deploy.errors import DeviceError, MissingDependencyError, ModelFileError
+    from yolact_deploy.runtime import load
+
+    try:
+        with console(stderr=True).status("building an engine"):
+            job = partial(build_engine, model, options=BuildOptions("fp16"), folder=folder)
+            result, spent = _timed(job)
+    except MissingDependencyError as error:
+        table.add_row("build an engine", str(error), "")
+        return []
+    made = f"{result.path} ({file_size(result.path)}), for {result.target.where}"
+    table.add_row(f"build an engine FP16, {result.target.title}", made, spent)
+    try:
+        with load(result.path) as detector, console(stderr=True).status("running the engine"):
+            detections, milliseconds = _run(detector, shown)
+        table.add_row(f"predict, engine on {detector.backend.device}", counted(len(detections), "detection"), milliseconds)
+    except (DeviceError, MissingDependencyError, ModelFileError) as error:
+        table.add_row("predict, engine", f"not here: {error.message}", "")
+        return []
+    return [result.path]
 
 
 def _timed(job: Any) -> tuple[Any, str]:

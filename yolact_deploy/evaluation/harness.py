@@ -168,8 +168,8 @@ def _apart(names: Sequence[str]) -> list[str]:
 
 def kind_of(manifest: Manifest, backend: str) -> str:
     """``PyTorch``, ``ONNX FP32``, ``ONNX FP16``, ``ONNX INT8``, …: the framework and the coarsest precision inside."""
-    if backend == "torch":
-        return _FRAMEWORKS[backend]
+    if backend == "torch" or (backend == "tensorrt" and manifest.target.get("precision") not in ("fp32", "fp16", "int8")):
+        return _FRAMEWORKS[backend]  # an adopted engine's builder may have chosen anything
     kinds = "+".join(manifest.precision.values())
     coarsest = next((word for kind, word in (("int8", "INT8"), ("float16", "FP16")) if kind in kinds), "FP32")
     return f"{_FRAMEWORKS.get(backend, backend)} {coarsest}"

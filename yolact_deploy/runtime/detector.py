@@ -91,7 +91,7 @@ class Detector:
         self, sources: Sequence[Any], *, channels: Literal["rgb", "bgr"] | None = None, score_threshold: float = 0.0
     ) -> Iterator[Detections]:
         """:meth:`predict` for many pictures, one batch in memory at a time, in order."""
-        step = self.backend.batch or min(_DEFAULT_GROUP, self.backend.largest_batch or _DEFAULT_GROUP)
+        step = max(min(_DEFAULT_GROUP, self.backend.largest_batch or _DEFAULT_GROUP), self.backend.smallest_batch)
         for start in range(0, len(sources), step):
             clock = time.perf_counter()
             pictures = [read_picture(source, channels=channels) for source in sources[start : start + step]]

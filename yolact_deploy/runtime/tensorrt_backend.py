@@ -58,15 +58,18 @@ class TensorRTBackend(Backend):
         return self.engine.session.run({self.manifest.inputs[0].name: images})
 
     def mask_iou(self, masks: NDArray[np.float32]) -> NDArray[np.float32]:
-        """See :meth:`Backend.mask_iou`; more masks than the engine takes at once go in pieces."""
+        """See :meth:`Backend.mask_iou`; more masks than the engine takes at once go in pieces, fewer are padded."""
         session = self.engine.mask_iou
         if session is None:
             raise ModelFileError(f"The model {self.manifest.variant.name} has no mask-IoU engine.", "Build it from a YOLACT++ export.")
-        step, name = session.engine.batch.maximum, session.engine.inputs[0].name
-        pieces = [session.run({name: masks[start : start + step]}) for start in range(0, len(masks), step)]
+        batch, name, count = session.engine.batch, session.engine.inputs[0].name, len(masks)
+        if 0 < count % batch.maximum < batch.minimum:
+            lacking = batch.minimum - count % batch.maximum
+            masks = np.concatenate([masks, np.zeros((lacking, *masks.shape[1:]), np.float32)])
+        pieces = [session.run({name: masks[start : start + batch.maximum]}) for start in range(0, count, batch.maximum)]
         if not pieces:
             return np.zeros((0, self.manifest.variant.num_classes - 1), np.float32)
-        return cast("NDArray[np.float32]", np.concatenate([piece[session.engine.outputs[0].name] for piece in pieces]))
+        return cast("NDArray[np.float32]", np.concatenate([piece[session.engine.outputs[0].name] for piece in pieces])[:count])
 
     def close(self) -> None:
         """Release the engine, its contexts and their memory."""
