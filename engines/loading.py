@@ -80,7 +80,9 @@ def load_engine(
 
 
 def _backend(path: Path, target: EngineTarget | None) -> TensorRT:
-    backend: BackendName = target.backend if target else "tensorrt-rtx" if identify(path).kind == "tensorrt-rtx" else "tensorrt"
+    """The TensorRT that `path` is for: what its sidecar says, or its header where it is only trusted."""
+    header = identify(path)
+    backend: BackendName = target.backend if target else "tensorrt-rtx" if header.kind == "tensorrt-rtx" else "tensorrt"
     try:
         found = load_tensorrt(backend)
     except MissingDependencyError as error:
@@ -90,6 +92,10 @@ def _backend(path: Path, target: EngineTarget | None) -> TensorRT:
     if target is not None and not found.reads(target.tensorrt_version, version_compatible=target.version_compatible):
         raise ModelFileError(
             f"{path} was built by {target.title}, {found} is installed and does not read it.", f"Rebuild it here: {target.rebuild}"
+        )
+    if target is None and header.version and not found.reads(header.version, version_compatible=not found.is_rtx):
+        raise ModelFileError(
+            f"The header of {path} says version {header.version}, {found} is installed and does not read it.", "Build it again here."
         )
     return found
 

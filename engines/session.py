@@ -220,6 +220,10 @@ class Context:
     def _capture(self) -> None:
         """Record one execution; the first one, already queued, has set up whatever TensorRT sets up lazily."""
         self.stream.synchronize()
+        with self._driver.active():
+            self.graphs = self.engine.tensorrt.can_capture(self.handle, self._own.handle)
+        if not self.graphs:
+            return
         try:
             self._graph = self._driver.capture(self._own, lambda: self._execute(self._own))
         except DeviceError:

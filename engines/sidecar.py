@@ -67,13 +67,13 @@ class EngineTarget:
     @property
     def where(self) -> str:
         """The GPUs that it runs on, in words."""
+        named = f"compute capability {', '.join(capability_text(one) for one in self.capabilities)}"
         if self.backend == "tensorrt-rtx":
-            named = ", ".join(capability_text(one) for one in self.capabilities)
-            return f"compute capability {named}" if named else "compute capability 8.0, 8.6, 8.9, 12.0 and newer"
+            return named if self.capabilities else "compute capability 8.0, 8.6, 8.9, 12.0 and newer"
         level = {"none": "", "ampere+": " and any of compute capability 8.0 and newer"}.get(
             self.hardware_level, " and any of the same compute capability"
         )
-        return f"{self.gpu}{level}"
+        return f"{self.gpu or named}{level}"
 
     def to_dict(self) -> dict[str, Any]:
         """For JSON; :meth:`from_dict` reads it."""

@@ -26,6 +26,7 @@ Precision = Literal["graph", "fp16", "int8"]
 Progress = Callable[[str, float], None]
 """Told the step and how much of it is done, 0 … 1."""
 
+
 @dataclass(frozen=True)
 class GraphSource:
     """A graph ready to be parsed.

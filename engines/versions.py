@@ -156,6 +156,10 @@ class TensorRT:
         config.set_flag(self.module.BuilderFlag.VERSION_COMPATIBLE)
         config.set_flag(self.module.BuilderFlag.EXCLUDE_LEAN_RUNTIME)
 
+    def can_capture(self, context: Any, stream: int) -> bool:
+        """Whether an ``IExecutionContext`` may be captured into a CUDA graph; TensorRT-RTX tells, the others only fail to capture."""
+        return not hasattr(context, "is_stream_capturable") or bool(context.is_stream_capturable(stream))
+
     def parser_error(self, error: Any) -> str:
         """An ``IParserError`` in words; 8 does not tell the node."""
         told: str = error.desc().strip().rstrip(".")[:200]

@@ -18,20 +18,28 @@ Precision = Literal["float32", "float16"]
 _KINDS: dict[int, Precision] = {TensorProto.FLOAT: "float32", TensorProto.FLOAT16: "float16"}
 
 
-def node_precisions(model: onnx.ModelProto) -> dict[str, Precision]:
-    """Node name to the dtype of its floating outputs; float32 where it has both; nodes without floating outputs are left out."""
+def node_precisions(model: onnx.ModelProto) -> dict[str, Precision | None]:
+    """Node name to the dtype of its floating outputs; float32 where it has both.
+
+    None for a node at a Q/DQ pair, whose precision the pair decides. Nodes without floating outputs are left out.
+    """
     typed = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True).graph
     values = (*typed.value_info, *typed.input, *typed.output)
     kinds = {value.name: _KINDS.get(value.type.tensor_type.elem_type) for value in values}
-    found: dict[str, Precision] = {}
+    found: dict[str, Precision | None] = {}
+    quantized = {name for node in model.graph.node if node.op_type == "QuantizeLinear" for name in node.input[:1]}
+    quantized |= {name for node in model.graph.node if node.op_type == "DequantizeLinear" for name in node.output}
     for node in model.graph.node:
+        if quantized.intersection([*node.input, *node.output]):
+            found[node.name] = None
+            continue
         own = {kinds.get(name) for name in node.output} - {None}
         if own:
             found[node.name] = "float32" if "float32" in own else "float16"
     return found
 
 
-def pin_layers(module: Any, network: Any, wanted: dict[str, Precision]) -> dict[str, int]:
+def pin_layers(module: Any, network: Any, wanted: dict[str, Precision | None]) -> dict[str, int]:
     """Pin the layers of a parsed `network` (``INetworkDefinition`` of TensorRT 8's `module`) and tell how many of each kind there are.
 
     Constants hold their own type, casts are what changes it, and integer layers have no precision: those are left.
@@ -40,23 +48,25 @@ def pin_layers(module: Any, network: Any, wanted: dict[str, Precision]) -> dict[
     fixed = {module.LayerType.CONSTANT, module.LayerType.CAST, module.LayerType.IDENTITY, module.LayerType.SHAPE}
     layers = [network.get_layer(index) for index in range(network.num_layers)]
     free = [layer for layer in layers if layer.type not in fixed and any(tensor.dtype in floating for tensor in _outputs(layer))]
-    chosen: dict[int, Precision] = {}
+    chosen: dict[int, Precision | None] = {}
     for place, layer in enumerate(free):
         if layer.name in wanted:
             chosen[place] = wanted[layer.name]
     _follow_neighbours(free, chosen)
     kinds = {"float32": module.float32, "float16": module.float16}
     for place, precision in chosen.items():
+        if precision is None:
+            continue
         layer = free[place]
         layer.precision = kinds[precision]
         for index, tensor in enumerate(_outputs(layer)):
             if tensor.dtype in floating:
                 layer.set_output_type(index, kinds[precision])
-    counted = list(chosen.values())
+    counted = [precision for precision in chosen.values() if precision is not None]
     return {"float32": counted.count("float32"), "float16": counted.count("float16"), "free": len(free) - len(counted)}
 
 
-def _follow_neighbours(layers: list[Any], chosen: dict[int, Precision]) -> None:
+def _follow_neighbours(layers: list[Any], chosen: dict[int, Precision | None]) -> None:
     """Float32 spreads from pinned layers through those that have no node of their own, whichever way the values flow."""
     touching: dict[str, list[int]] = {}
     for place, layer in enumerate(layers):

@@ -141,14 +141,14 @@ def scene(settings: dict[str, Any]) -> list[Any]:
         timings.measure()
         monitor = config.progress_monitor if hasattr(trt, "IProgressMonitor") else None
         if monitor is not None:
-            seen.append(drive(monitor, interrupt=settings.get("interrupt", False)))
+            seen.append(drive(monitor, interrupt=settings.get("interrupt")))
         if "folder in the cache's place" in settings:
             Path(settings["folder in the cache's place"]).mkdir()
         for severity, text in settings.get("says", []):
             stand_ins.call_back(
                 stand_ins.journal("Builder")[-1].arguments["logger"], "ILogger", "log", getattr(trt.ILogger, severity), text
             )
-        return None if settings.get("fails") or settings.get("interrupt") else plan_of(trt.__version__)
+        return None if settings.get("fails") or "interrupt" in settings else plan_of(trt.__version__)
 
     stand_ins.configure("Builder", build_serialized_network=work)
     if settings.get("dynamic engine"):
@@ -182,8 +182,8 @@ def _parse_error(operator: str, node: str, text: str) -> Any:
     return stand_ins.stand_in("ParserError", **values)
 
 
-def drive(monitor: Any, *, interrupt: bool) -> list[Any]:
-    """Report a build of four steps as TensorRT does; with `interrupt` press Ctrl-C and go on until the monitor says to stop."""
+def drive(monitor: Any, *, interrupt: float | None) -> list[Any]:
+    """Report a build of four steps as TensorRT does; press Ctrl-C after `interrupt` seconds, and go on until told to stop."""
 
     def call(name: str, *args: Any) -> Any:
         return stand_ins.call_back(monitor, "IProgressMonitor", name, *args)
@@ -196,7 +196,8 @@ def drive(monitor: Any, *, interrupt: bool) -> list[Any]:
     answers.append(call("step_complete", "Timing", 0))
     call("phase_finish", "Timing")
     call("phase_finish", "Tactics")
-    if interrupt:
+    if interrupt is not None:
+        time.sleep(interrupt)
         _thread.interrupt_main()
         end = time.monotonic() + 20
         while call("step_complete", "Building", 1) and time.monotonic() < end:

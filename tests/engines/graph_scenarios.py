@@ -39,6 +39,20 @@ def a_graph_ends_with_its_batch() -> None:
     assert_clean()
 
 
+def what_says_that_it_cannot_be_captured_is_not() -> None:
+    """TensorRT-RTX tells, by a method that the others do not have."""
+    for answer in (False, True):
+        with Context(open_engine()) as context:
+            asked: list[int] = []
+            context.handle.is_stream_capturable = lambda stream, asked=asked, answer=answer: asked.append(stream) or answer
+            before = calls("cuGraphLaunch")
+            for seed in range(4):
+                assert_doubled(context.run, 2, seed)
+            assert calls("cuGraphLaunch") - before == (3 if answer else 0)
+            assert asked == [context._own.handle]
+    assert_clean()
+
+
 def sizes_that_alternate_are_never_captured() -> None:
     with Context(open_engine()) as context:
         for seed in range(6):

@@ -208,10 +208,11 @@ def test_progress_is_told_and_cancelling_reaches_tensorrt(version: str, artifact
     steps, done = zip(*building, strict=True)
     assert steps == ("", *[": Building"] * 2, *[": Tactics"] * 2, *[": Timing"] * 3, ": Tactics", ": Building")
     assert done == (0, 0, 0.25, 0.25, 0.375, 0.375, 0.5, 0.5, 0.5, 1)
-    stopped = build(version, artifacts.onnx(), {}, interrupt=True)
-    assert stopped["error"][0] == "KeyboardInterrupt"
-    assert stopped["seen"] == [[True, True, True, False]]
-    assert stopped["files"] == [said["name"], f"{said['name']}.json"]  # of the first build
+    for seconds in (0, 0.4):  # while the thread starts, and while it is waited for
+        stopped = build(version, artifacts.onnx(), {}, interrupt=seconds)
+        assert stopped["error"][0] == "KeyboardInterrupt"
+        assert stopped["seen"] == [[True, True, True, False]]
+        assert stopped["files"] == [said["name"], f"{said['name']}.json"]  # of the first build
 
 
 def test_8_has_no_monitor_and_builds_without(artifacts: Artifacts, build: Build) -> None:
@@ -370,9 +371,7 @@ def test_an_engine_runs_with_every_name_of_its_version(version: str) -> None:
 def test_an_engine_of_one_batch_size_needs_no_shapes(version: str) -> None:
     said = fine(run_in(version, f"{PROBES}:run_engine", {"rows": 2, "sizes": [2], "stream": 1234}))
     assert said["batch"] == "2:2:2"
-    names = {name for _, name, _ in said["journal"]}
-    assert "IExecutionContext.set_input_shape" not in names
-    assert "IExecutionContext.set_optimization_profile_async" not in names
+    assert asked(said, "IExecutionContext.set_input_shape") == asked(said, "IExecutionContext.set_optimization_profile_async") == []
     assert asked(said, "IExecutionContext.execute_async_v3") == [1234]
 
 

@@ -19,6 +19,7 @@ GRAPHS = [
     "a_graph_ends_with_its_batch",
     "sizes_that_alternate_are_never_captured",
     "without_graphs_nothing_is_captured",
+    "what_says_that_it_cannot_be_captured_is_not",
     "what_cannot_be_captured_runs_as_before",
     "the_first_run_is_over_before_the_second_is_captured",
     "graphs_run_on_the_default_stream_too",

@@ -229,6 +229,21 @@ def test_an_engine_of_the_other_backend() -> None:
         check_machine(Path("a.engine"), target(), installed("1.7.1.116", "tensorrt-rtx"), A10)
 
 
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({}, "A10"),
+        ({"gpu": ""}, "compute capability 8.6"),
+        ({"hardware_level": "ampere+"}, "A10 and any of compute capability 8.0 and newer"),
+        ({"hardware_level": "same-compute-capability"}, "A10 and any of the same compute capability"),
+        (PORTABLE, "compute capability 8.0, 8.6, 8.9, 12.0 and newer"),
+        ({**PORTABLE, "capabilities": ((7, 5), (8, 9))}, "compute capability 7.5, 8.9"),
+    ],
+)
+def test_where_it_runs_in_words(changes: dict[str, object], words: str) -> None:
+    assert target(**changes).where == words
+
+
 @given(st.integers(1, 9), st.integers(0, 9), st.lists(st.tuples(st.integers(5, 12), st.integers(0, 9)), max_size=3), st.booleans())
 def test_a_target_is_read_back(optimum: int, more: int, capabilities: list[tuple[int, int]], compatible: bool) -> None:
     what = target(batch=BatchRange(1, optimum, optimum + more), capabilities=tuple(capabilities), version_compatible=compatible)

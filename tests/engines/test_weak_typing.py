@@ -95,7 +95,7 @@ def pin(layers: Layers, kinds: dict[str, str], wanted: dict[str, Any]) -> dict[s
     return {"pinned": pinned, "typed": typed, "counted": counted}
 
 
-def pinned(layers: Layers, kinds: dict[str, str], wanted: dict[str, str]) -> tuple[dict[str, str], dict[str, Any], dict[str, int]]:
+def pinned(layers: Layers, kinds: dict[str, str], wanted: dict[str, Any]) -> tuple[dict[str, str], dict[str, Any], dict[str, int]]:
     said = run_in("8.6.1", f"{__name__}:pin", layers, kinds, wanted)
     short = {"DataType.FLOAT": "float32", "DataType.HALF": "float16"}
     return (
@@ -251,3 +251,25 @@ def test_a_whole_float16_graph(artifacts: Artifacts) -> None:
     assert said["counted"]["free"] == np.count_nonzero(
         [node.op_type == "Concat" and kind == "float16" for node, kind in zip(nodes, precisions)]
     )
+
+
+def test_what_stands_at_a_qdq_pair_is_the_pairs_to_decide() -> None:
+    nodes = [
+        helper.make_node("Relu", ["x"], ["a"], name="before"),
+        helper.make_node("QuantizeLinear", ["a", "s", "z"], ["q"], name="q"),
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["d"], name="dq"),
+        helper.make_node("Relu", ["d"], ["b"], name="inside"),
+        helper.make_node("Relu", ["b"], ["y"], name="behind"),
+    ]
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 2]) for name in "xy"]
+    constants = [helper.make_tensor("s", TensorProto.FLOAT, [], [0.1]), helper.make_tensor("z", TensorProto.INT8, [], [0])]
+    model = helper.make_model(helper.make_graph(nodes, "g", values[:1], values[1:], constants), opset_imports=[helper.make_opsetid("", 17)])
+    assert node_precisions(model) == {"before": None, "q": None, "dq": None, "inside": None, "behind": "float32"}
+
+
+def test_quantized_layers_are_free_and_stop_float32() -> None:
+    layers, kinds = chain(("decode", "ELEMENTWISE"), ("conv", "CONVOLUTION"), ("helper", "SHUFFLE"))
+    precisions, types, counts = pinned(layers, kinds, {"decode": "float32", "conv": None})
+    assert precisions == {"decode": "float32"}
+    assert set(types) == {"decode"}
+    assert counts == {"float32": 1, "float16": 0, "free": 2}

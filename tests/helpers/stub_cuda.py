@@ -99,7 +99,7 @@ def run_with_stub(target: str, arguments: Mapping[str, Any] | None = None, **opt
 
 def _main() -> None:
     module, names, arguments = json.load(sys.stdin)
-    faulthandler.dump_traceback_later(100)
+    faulthandler.dump_traceback_later(100, exit=True)
     for name in names:
         try:
             getattr(import_module(module), name)(**arguments)

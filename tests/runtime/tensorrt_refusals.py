@@ -19,6 +19,7 @@ from yolact_deploy import load
 from yolact_deploy.classes import COCO
 from yolact_deploy.data import sample_picture
 from yolact_deploy.engines.batches import BatchRange
+from yolact_deploy.engines.session import Engine
 from yolact_deploy.engines.sidecar import sidecar_path
 from yolact_deploy.errors import DeviceError, MissingDependencyError, ModelFileError
 from yolact_deploy.variants import VARIANTS
@@ -76,6 +77,9 @@ def without_a_gpu(onnx: dict[str, str], folder: str) -> None:
         load(engine)
     with refused(ModelFileError, "does not exist"):
         load(engine.with_name("none.engine"))
+    other = write_engine(Path(onnx["none"]), new_folder(folder, "no GPU, old"), tensorrt_version="10.1.0.27")
+    with refused(ModelFileError, r"was built by TensorRT 10\.1\.0\.27, TensorRT 11\.4\.0\.106 is installed and does not", REBUILD):
+        load(other)  # told before the GPU is missed
 
 
 def without_the_backend(onnx: dict[str, str], folder: str) -> None:
@@ -126,6 +130,13 @@ def files_that_do_not_belong_together(onnx: dict[str, str], folder: str) -> None
     sidecar_path(engine).unlink()
     with refused(ModelFileError, "has no sidecar altered.engine.json" if engine.stem == "altered" else "has no sidecar", "--trust"):
         load(engine)
+    newer = bytearray(content)
+    newer[24:28] = bytes([99, 1, 2, 3])
+    engine.write_bytes(newer)
+    with refused(
+        ModelFileError, r"says version 99\.1\.2\.3, TensorRT 11\.4\.0\.106 is installed and does not read it", "Build it again here"
+    ):
+        load(engine, trust=True)
     sidecar_path(engine).write_text("{}", "utf-8")
     with refused(ModelFileError, "is damaged"):
         load(engine, trust=True)
@@ -187,10 +198,12 @@ def mask_iou_engines_that_do_not_belong(onnx: dict[str, str], folder: str) -> No
         return deserialize(self, plan if len(made) == 1 else b"")
 
     with (
+        mock.patch.object(Engine, "close", autospec=True, side_effect=Engine.close) as closed,
         mock.patch.object(trt.Runtime, "deserialize_cuda_engine", second_refused),
         refused(ModelFileError, r"refuses the engine .*maskiou\.engine: Serialization assertion failed"),
     ):
         load(engine)
+    assert closed.call_count == 1  # the first engine's memory is given back at once
 
 
 def too_little_memory(onnx: dict[str, str], folder: str) -> None:

@@ -19,9 +19,10 @@ from yolact_deploy import Detections, Detector, load
 from yolact_deploy.data import sample_picture
 from yolact_deploy.engines.batches import BatchRange
 from yolact_deploy.engines.cuda import open_driver
-from yolact_deploy.errors import ConfigError, DeviceError, ModelFileError
+from yolact_deploy.errors import ConfigError, DeviceError, ModelFileError, YolactDeployError
 from yolact_deploy.postprocess import PostprocessSettings
 from yolact_deploy.preprocess import prepare
+from yolact_deploy.runtime.tensorrt_backend import TensorRTBackend
 
 install("tensorrt")
 
@@ -91,19 +92,24 @@ def lists_of_any_length(onnx: dict[str, str], folder: str) -> None:
                 for one, other in zip(found, wanted):
                     assert_same(one, other)
             images = np.stack([prepare(picture, detector.manifest.input) for picture in many])
-            found = detector.predict_prepared(images, [(picture.shape[1], picture.shape[0]) for picture in many])
-            assert [item.counts for item in found] == [item.counts for item in wanted]
+            sizes = [(picture.shape[1], picture.shape[0]) for picture in many]
+            for count in (4, 5, 9):
+                found = detector.predict_prepared(images[:count], sizes[:count])
+                assert [item.counts for item in found] == [item.counts for item in wanted[:count]]
             assert detector.predict([]) == []
+            for wrong in (images[:0], np.float32(0).reshape(())):
+                with pytest.raises(YolactDeployError, match=r"float32 \['batch', 3, 256, 256\] was wanted"):
+                    detector.backend.infer(wrong)
         assert_clean()
 
 
 def a_batch_larger_than_the_usual_group(onnx: dict[str, str], folder: str) -> None:
-    many = pictures(12)
+    many = pictures(11)
     engine = write_engine(Path(onnx["dynamic"]), new_folder(folder, "large"), BatchRange(11, 11, 12))
     with load(engine) as detector:
         found = detector.predict(many, channels="rgb")
-        assert calls("cuMemcpyHtoDAsync_v2") == 2  # 11 and 1, not 8 and 4
-    assert_same(found[11], reference(onnx["dynamic"]).predict(many[11], channels="rgb"))
+        assert calls("cuMemcpyHtoDAsync_v2") == 1  # not 8 and 3, each padded to 11
+    assert_same(found[10], reference(onnx["dynamic"]).predict(many[10], channels="rgb"))
 
 
 def a_fixed_batch_is_padded(onnx: dict[str, str], folder: str) -> None:
@@ -129,6 +135,10 @@ def masks_are_rescored_by_an_engine_of_their_own(onnx: dict[str, str], folder: s
                 kept = wanted[wanted.scores > threshold]
                 np.testing.assert_allclose(found.mask_scores, kept.mask_scores, rtol=0, atol=1e-6)
                 assert found.counts == kept.counts
+            captured = calls("cuStreamBeginCapture_v2")  # of the network: the number of masks differs from picture to picture
+            for _ in range(3):
+                detector.backend.mask_iou(np.zeros((3, 1, 64, 64), np.float32))
+            assert calls("cuStreamBeginCapture_v2") == captured
             rescored = detector.backend.mask_iou(np.zeros((0, 1, 64, 64), np.float32))
             assert (rescored.shape, rescored.dtype) == ((0, 5), np.float32)
             for count in (1, 2, 3, 7, 8, 13):
@@ -136,6 +146,16 @@ def masks_are_rescored_by_an_engine_of_their_own(onnx: dict[str, str], folder: s
                 single = [detector.backend.mask_iou(masks[row : row + 1]) for row in range(count)]
                 np.testing.assert_array_equal(detector.backend.mask_iou(masks), np.concatenate(single))
         assert_clean()
+
+
+def a_backend_without_graphs(onnx: dict[str, str], folder: str) -> None:
+    engine, captured = write_engine(Path(onnx["none"]), new_folder(folder, "no graphs")), calls("cuStreamBeginCapture_v2")
+    for graphs in (False, True):
+        backend = TensorRTBackend(engine, graphs=graphs)
+        for _ in range(3):
+            backend.infer(np.zeros((1, 3, 256, 256), np.float32))
+        backend.close()
+        assert calls("cuStreamBeginCapture_v2") == captured + graphs
 
 
 def no_mask_iou_engine_no_rescoring(onnx: dict[str, str], folder: str) -> None:
@@ -178,8 +198,10 @@ def threads_share_a_detector(onnx: dict[str, str], folder: str) -> None:
 def closing_gives_everything_back(onnx: dict[str, str], folder: str) -> None:
     picture = sample_picture()
     for kind in ("none", "plus"):
-        with load(write_engine(Path(onnx[kind]), new_folder(folder, f"closed {kind}"))) as detector:
+        with load(write_engine(Path(onnx[kind]), new_folder(folder, f"closed {kind}")), contexts=2) as detector:
             assert live() == NOTHING
+            loaded = detector.backend.engine  # type: ignore[attr-defined]
+            assert {session._contexts for session in (loaded.session, loaded.mask_iou) if session} == {2}
             detector.predict(picture, channels="rgb")
             assert live()["streams"] == (2 if kind == "plus" else 1)
             assert live()["device memory"] > 0
@@ -196,7 +218,14 @@ def work_goes_to_the_callers_stream(onnx: dict[str, str], folder: str) -> None:
         with load(write_engine(Path(onnx["none"]), new_folder(folder, "stream")), stream=mine.handle) as detector:
             for _ in range(3):
                 assert_same(detector.predict(picture, channels="rgb"), wanted)
-            assert detector.backend.engine.session._free.queue[-1].stream.handle == mine.handle  # type: ignore[attr-defined]
+            with detector.backend.engine.session.context() as context:  # type: ignore[attr-defined]
+                assert context.stream.handle == mine.handle
+        both = write_engine(Path(onnx["plus"]), new_folder(folder, "stream of both"))
+        with (
+            load(both, stream=mine.handle) as detector,
+            detector.backend.engine.mask_iou.context() as context,  # type: ignore[attr-defined]
+        ):
+            assert context.stream.handle == mine.handle
         assert {kind for kind, count in live().items() if count} == {"streams"}
         mine.synchronize()
 

@@ -23,6 +23,7 @@ SCENARIOS: list[tuple[str, dict[str, Any], list[str]]] = [
         {},
         [
             "masks_are_rescored_by_an_engine_of_their_own",
+            "a_backend_without_graphs",
             "no_mask_iou_engine_no_rescoring",
             "settings_change_the_nms_outside_the_graph",
             "threads_share_a_detector",
