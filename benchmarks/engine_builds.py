@@ -46,15 +46,15 @@ def export(name: str, folder: Path) -> Path:
     target = folder / f"{name}.onnx"
     program = (
         "import sys\n"
+        "import torch\n"
         "from pathlib import Path\n"
         "from yolact_deploy.classes import numbered_classes\n"
         "from yolact_deploy.export import export_checkpoint\n"
         "from yolact_deploy.model import Checkpoint, Yolact\n"
-        "from yolact_deploy.model.seeded import seeded_state\n"
         "from yolact_deploy.variants import get_variant\n"
         "variant = get_variant(sys.argv[1])\n"
+        "torch.manual_seed(0)\n"
         "network = Yolact(variant).eval()\n"
-        "network.load_state_dict(seeded_state(variant))\n"
         "checkpoint = Checkpoint(network, variant, numbered_classes(variant.num_classes - 1), Path(sys.argv[1] + '.pth'), '0' * 64)\n"
         "export_checkpoint(checkpoint, Path(sys.argv[2]))\n"
     )
