@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
+import shlex
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from .plan_file import PlanFile, identify
 from .session import Engine
 from .sidecar import EngineTarget, read_mask_iou, read_plan, read_sidecar, sidecar_path, write_sidecar
 from .source import GraphSource, read_source
-from .targets import Capability, capability_text
+from .targets import BackendName, Capability, capability_text
 from .versions import TensorRT, check_driver, load_tensorrt
 
 __all__ = ["AdoptResult", "adopt_engine"]
@@ -75,8 +76,9 @@ def adopt_engine(
             raise ConfigError(f"There is no GPU here to open {engine} on.", "Pass --sm, the compute capability that it was built for.")
     if manifest.mask_iou:
         manifest = _with_mask_iou(engine, manifest, mask_iou)
+    backend: BackendName = "tensorrt-rtx" if found.kind == "tensorrt-rtx" else "tensorrt"
     target = EngineTarget(
-        backend="tensorrt-rtx" if found.kind == "tensorrt-rtx" else "tensorrt",
+        backend=backend,
         tensorrt_version=version,
         precision="unknown",
         sha256=hashlib.sha256(plan).hexdigest(),
@@ -84,7 +86,7 @@ def adopt_engine(
         batch=batch,
         capabilities=(gpu.compute_capability,) if gpu and found.kind == "tensorrt" else found.capabilities or sm,
         gpu=gpu.name if gpu and found.kind == "tensorrt" else "",
-        rebuild=f"yolact-deploy build-engine {onnx_file.name}",
+        rebuild=f"yolact-deploy build-engine {shlex.quote(onnx_file.name)} --backend {backend}",
         options={"adopted": True, "opened": opened},
         build={"machine": platform.machine(), "system": platform.system()},
     )

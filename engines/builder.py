@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import platform
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
-
-import onnx
 
 from yolact_deploy import __version__
 from yolact_deploy.errors import ConfigError, YolactDeployError
@@ -21,7 +20,7 @@ from .gpu import Gpu, driver_cuda_version, gpus
 from .options import BuildOptions
 from .plans import PlanBuilder
 from .sidecar import EngineTarget, read_sidecar, sidecar_path, write_sidecar
-from .source import GraphSource, Progress, read_source
+from .source import GraphSource, Progress, read_mask_iou_net, read_source
 from .targets import Capability
 from .versions import TensorRT
 
@@ -91,8 +90,8 @@ def build_engine(
     gpu = here[0] if here and not tensorrt.is_rtx else None
     sm = options.sm if gpu is None else (gpu.compute_capability,)
     output = output or folder / engine_name(source, graph.precision, tensorrt, sm, gpu)
-    if output.suffix == ".json" or output.suffix == ".onnx":
-        raise ConfigError(f"The output {output} ends in {output.suffix}, an engine's name was wanted.", "Name it .engine.")
+    if output.suffix not in (".engine", ".plan", ".trt") and not output.is_dir():
+        raise ConfigError(f"The output {output} ends in {output.suffix or 'nothing'}, an engine's name was wanted.", "Name it .engine.")
     mask_iou_path = output.with_name(f"{output.stem}.maskiou.engine") if graph.mask_iou else None
     targets = [path for path in (output, sidecar_path(output), mask_iou_path) if path is not None]
     ours = _is_ours(output)
@@ -100,11 +99,11 @@ def build_engine(
         refuse_overwrite(path, ours=ours, force=force)
     job = PlanBuilder(tensorrt, options, gpu, progress, log)
     with atomic_outputs(*targets) as parts:
-        spent = job.build(graph.model, graph.manifest.inputs[0].name, batch, parts[0], precision=graph.precision)
+        spent = job.build(graph.model, graph.manifest.inputs[0].name, batch, parts[0])
         manifest = graph.manifest
         if graph.mask_iou is not None and mask_iou_path is not None:
-            net = onnx.load(graph.mask_iou)
-            job.build(net, net.graph.input[0].name, _MASK_IOU_BATCHES, parts[2], precision="fp32", title="mask-IoU net")
+            net = read_mask_iou_net(graph.mask_iou)
+            job.build(net, net.graph.input[0].name, _MASK_IOU_BATCHES, parts[2], title="mask-IoU net")
             manifest = replace(manifest, mask_iou={"file": mask_iou_path.name, "sha256": sha256_of(parts[2])})
         target = EngineTarget(
             backend=tensorrt.backend,
@@ -150,7 +149,7 @@ def engine_manifest(manifest: Manifest, graph: GraphSource, target: EngineTarget
 
 def rebuild_command(graph: GraphSource, tensorrt: TensorRT, options: BuildOptions, batch: BatchRange) -> str:
     """The command line that builds the same engine again."""
-    words = ["yolact-deploy build-engine", graph.path.name]
+    words = ["yolact-deploy build-engine", shlex.quote(graph.path.name)]
     if options.precision != "graph":
         words.append(f"--{options.precision}")
     words.append(f"--backend {tensorrt.backend}")
@@ -189,11 +188,12 @@ def _batches(graph: GraphSource, wanted: BatchRange | None) -> BatchRange:
 
 
 def _is_ours(output: Path) -> bool:
-    """Whether an existing engine is an earlier output of this command: one with a sidecar that reads."""
+    """Whether an existing engine is an earlier output of this command: one with a sidecar that reads, and that was not adopted."""
     try:
-        return read_sidecar(output) is not None
+        sidecar = read_sidecar(output)
     except YolactDeployError:
         return False
+    return sidecar is not None and not sidecar[1].options.get("adopted")
 
 
 def _told(options: BuildOptions) -> dict[str, Any]:

@@ -28,6 +28,9 @@ def choose_tensorrt(wanted: Literal["auto", "tensorrt", "tensorrt-rtx"] = "auto"
         backend, reason = wanted, "as asked for"
     tensorrt = load_tensorrt(backend)
     tensorrt.check_capabilities(sm)
+    here = gpus()
+    if wanted == "auto" and tensorrt.is_rtx and here and not sm and here[0].compute_capability not in tensorrt.capabilities():
+        reason += f", and its engines do not run on the {here[0].name} here"
     if not tensorrt.is_rtx:
         check_driver(tensorrt)
     return tensorrt, f"{tensorrt}: {reason}."

@@ -17,7 +17,7 @@ from .sidecar import EngineTarget, check_machine, read_mask_iou, read_plan, read
 from .targets import BackendName
 from .versions import TensorRT, check_driver, load_tensorrt
 
-__all__ = ["LoadedEngine", "load_engine"]
+__all__ = ["LoadedEngine", "check_mask_iou_tensors", "load_engine"]
 
 
 @dataclass(frozen=True)
@@ -55,10 +55,15 @@ def load_engine(
     plan = read_plan(path, sidecar, trust=trust)
     mask_iou_plan = read_mask_iou(path, *sidecar) if sidecar else None
     tensorrt = _backend(path, sidecar[1] if sidecar else None)
+    if sidecar and sidecar[1].version_compatible and lean_runtime is None:
+        raise ModelFileError(
+            f"{path} is a version-compatible engine, which brings no runtime of its own.",
+            f"Name libnvinfer_lean.so of TensorRT {sidecar[1].tensorrt_version}: --lean-runtime, or load(lean_runtime=…).",
+        )
     check_driver(tensorrt)
     here = gpus()
-    if sidecar:
-        check_machine(path, sidecar[1], tensorrt, here[min(device, len(here) - 1)])
+    if sidecar and device < len(here):
+        check_machine(path, sidecar[1], tensorrt, here[device])
     driver = open_driver(device)
     with contextlib.ExitStack() as release:
         engine = Engine(tensorrt, driver, plan, path.name, lean_runtime=lean_runtime)
@@ -74,9 +79,21 @@ def load_engine(
         rescoring = None
         if mask_iou_plan is not None:
             net = Engine(tensorrt, driver, mask_iou_plan, manifest.mask_iou["file"], lean_runtime=lean_runtime)
+            release.callback(net.close)
+            check_mask_iou_tensors(net, manifest)
             rescoring = Session(net, contexts=contexts, stream=stream, graphs=False)  # another number of masks each time
         release.pop_all()
     return LoadedEngine(manifest, target, session, rescoring)
+
+
+def check_mask_iou_tensors(net: Engine, manifest: Manifest) -> None:
+    """Raise :class:`ModelFileError` unless `net` takes float32 masks [B, 1, h, w] and gives float32 [B, C-1]."""
+    size = manifest.variant.prototype_size
+    wanted = [("float32", (1, size, size)), ("float32", (manifest.variant.num_classes - 1,))]
+    found = [(tensor.dtype, tensor.shape) for tensor in net.tensors]
+    if found != wanted or len(net.inputs) != 1:
+        told, right = ("; ".join(f"{dtype} [B, {', '.join(map(str, shape))}]" for dtype, shape in each) for each in (found, wanted))
+        raise ModelFileError(f"{net.name} has the tensors {told}; a mask-IoU net has {right}.", "Build both engines again.")
 
 
 def _backend(path: Path, target: EngineTarget | None) -> TensorRT:

@@ -60,6 +60,11 @@ class BuildProgress:
         self._phases: dict[str, tuple[float, float, int]] = {}  # start, share of one step, steps
         self._done = 0.0
 
+    def check(self) -> None:
+        """Raise :class:`KeyboardInterrupt` where the wish to stop was told."""
+        if self.cancelled.is_set():
+            raise KeyboardInterrupt
+
     def phase_start(self, name: str, parent: str | None, steps: int) -> None:
         """A phase of `steps` steps begins inside the current step of `parent`."""
         with self._lock:
@@ -75,9 +80,7 @@ class BuildProgress:
         with self._lock:
             if name in self._phases:
                 start, share, steps = self._phases[name]
-                done = start + share * min(step + 1, steps)
-                self._phases[name] = (start, share, steps)
-                self._tell(name, done)
+                self._tell(name, start + share * min(step + 1, steps))
         return not self.cancelled.is_set()
 
     def phase_finish(self, name: str) -> None:

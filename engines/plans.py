@@ -11,6 +11,7 @@ from typing import Any
 import onnx
 
 from yolact_deploy.errors import EngineBuildError, OutputError
+from yolact_deploy.export.passes import graph_precision
 
 from .batches import BatchRange
 from .gpu import Gpu
@@ -40,37 +41,56 @@ class PlanBuilder:
         self.precision: dict[str, str] = {}
         self.cache = self._timing_cache()
 
-    def build(
-        self, model: onnx.ModelProto, input_name: str, batch: BatchRange, part: Path, *, precision: str, title: str = "engine"
-    ) -> float:
-        """Parse `model`, build its plan into the file `part`, and tell how many seconds the build took."""
-        trt = self.tensorrt.module
-        try:
-            builder = trt.Builder(self.logger)
-        except TypeError:
-            raise EngineBuildError(f"{self.tensorrt} cannot start: {self._reason()}", "yolact-deploy doctor tells what is here.") from None
-        network = builder.create_network(self.tensorrt.network_flags())
-        parser = trt.OnnxParser(network, self.logger)
-        if not parser.parse(model.SerializeToString()):
-            raise self._parse_error(parser)
-        config = self._configured(builder, network, input_name, batch, precision)
-        if self.tensorrt.weakly_typed:
-            self.facts.setdefault("pinned_layers", pin_layers(trt, network, node_precisions(model)))  # the engine's come first
-        start = time.perf_counter()
-        plan = self._run(builder, network, config, title)
-        spent = time.perf_counter() - start
-        self._keep_timings(config)
+    def build(self, model: onnx.ModelProto, input_name: str, batch: BatchRange, part: Path, *, title: str = "engine") -> float:
+        """Parse `model`, build its plan into the file `part`, and tell how many seconds the build took.
+
+        All of TensorRT runs in a thread of its own, so that Ctrl-C is heard here and nowhere in its callbacks; between the steps, and in
+        the build where the version has a progress monitor, the thread hears that it is to stop.
+        """
+        heard = BuildProgress(lambda phase, done: self.progress(f"building the {title}: {phase}", done))
+        self.progress(f"building the {title}", 0.0)
+        plan, spent = _in_a_thread(lambda: self._plan(model, input_name, batch, heard, first=title == "engine"), heard)
         with open(part, "wb") as handle:
             handle.write(plan)
-        if title == "engine" and self.tensorrt.weakly_typed:
-            self.precision = built_precision(self.tensorrt, plan, self.logger)
         self.seconds[title] = spent
         return spent
 
-    def _configured(self, builder: Any, network: Any, input_name: str, batch: BatchRange, precision: str) -> Any:
+    def _plan(self, model: onnx.ModelProto, input_name: str, batch: BatchRange, heard: BuildProgress, *, first: bool) -> tuple[Any, float]:
+        trt = self.tensorrt.module
+        try:
+            builder = trt.Builder(self.logger)
+        except TypeError:  # what the binding makes of a null pointer
+            raise EngineBuildError(f"{self.tensorrt} cannot start: {self._reason()}", "yolact-deploy doctor tells what is here.") from None
+        network = builder.create_network(self.tensorrt.network_flags())
+        parser = trt.OnnxParser(network, self.logger)
+        heard.check()
+        if not parser.parse(model.SerializeToString()):
+            raise self._parse_error(parser)
+        heard.check()
+        config = self._configured(builder, network, input_name, batch, model)
+        monitor = make_monitor(self.tensorrt, heard)
+        if monitor is not None:
+            config.progress_monitor = monitor
+        if self.tensorrt.weakly_typed:
+            self.facts.setdefault("pinned_layers", pin_layers(trt, network, node_precisions(model)))  # the engine's come first
+        heard.check()
+        self.messages.errors.clear()  # a timing cache that did not fit is told elsewhere
+        start = time.perf_counter()
+        plan = builder.build_serialized_network(network, config)
+        spent = time.perf_counter() - start
+        if plan is None:
+            heard.check()
+            raise self._build_error()
+        self._keep_timings(config)
+        if first and self.tensorrt.weakly_typed:
+            self.precision = built_precision(self.tensorrt, plan, self.logger)
+        return plan, spent
+
+    def _configured(self, builder: Any, network: Any, input_name: str, batch: BatchRange, model: onnx.ModelProto) -> Any:
         trt, options = self.tensorrt.module, self.options
         config = builder.create_builder_config()
-        self.tensorrt.set_typing(config, float16=precision in ("fp16", "int8"), int8=precision == "int8")
+        half = any(tensor.data_type == onnx.TensorProto.FLOAT16 for tensor in model.graph.initializer)
+        self.tensorrt.set_typing(config, float16=half, int8=graph_precision(model) == "int8")
         self.tensorrt.set_capabilities(config, options.sm)
         self.tensorrt.set_hardware_level(config, options.hardware_level)
         if options.version_compatible:
@@ -83,10 +103,7 @@ class PlanBuilder:
             config.builder_optimization_level = options.optimization_level
         if options.detailed or self.tensorrt.weakly_typed:  # TensorRT 8 has to tell what it made of the pins
             config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
-        if self.cache is not None:
-            self.cache.load(config)
-            if self.cache.complaint:
-                self.notes.append(self.cache.complaint)
+        self._reuse_timings(config)
         self._add_profile(builder, network, config, input_name, batch)
         return config
 
@@ -99,40 +116,6 @@ class PlanBuilder:
         if config.add_optimization_profile(profile) < 0:
             raise EngineBuildError(f"{self.tensorrt} refuses the batches {batch}: {self._reason()}", "Change --batch.")
 
-    def _run(self, builder: Any, network: Any, config: Any, title: str) -> Any:
-        """Build in a thread, so that Ctrl-C is heard here; the builder lets other threads run meanwhile."""
-        heard = BuildProgress(lambda phase, done: self.progress(f"building the {title}: {phase}", done))
-        monitor = make_monitor(self.tensorrt, heard)
-        if monitor is not None:
-            config.progress_monitor = monitor
-        results: list[Any] = []
-        failures: list[BaseException] = []
-        ended = threading.Event()  # Thread.join forgets a thread that still runs when Ctrl-C interrupts it (Python 3.10 to 3.12)
-
-        def work() -> None:
-            try:
-                results.append(builder.build_serialized_network(network, config))
-            except BaseException as error:  # noqa: BLE001 - handed to the waiting thread
-                failures.append(error)
-            finally:
-                ended.set()
-
-        self.progress(f"building the {title}", 0.0)
-        thread = threading.Thread(target=work, name="yolact-deploy build", daemon=True)
-        try:
-            thread.start()
-            while not ended.wait(0.1):
-                pass
-        except BaseException:
-            heard.cancelled.set()
-            ended.wait()
-            raise
-        if failures:
-            raise failures[0]
-        if results[0] is None:
-            raise self._build_error()
-        return results[0]
-
     def _timing_cache(self) -> TimingCache | None:
         wanted = self.options.timing_cache
         if not self.tensorrt.keeps_timings:
@@ -142,6 +125,21 @@ class PlanBuilder:
         if wanted == "none" or self.gpu is None:
             return None
         return TimingCache(wanted or default_folder() / file_name(self.tensorrt, self.gpu))
+
+    def _reuse_timings(self, config: Any) -> None:
+        """A file that was named has to be reachable; without the one that nobody asked for the build only takes longer."""
+        if self.cache is None:
+            return
+        try:
+            self.cache.load(config)
+        except OutputError as error:
+            if self.options.timing_cache is not None:
+                raise
+            self.notes.append(error.message)
+            self.cache = None
+            return
+        if self.cache.complaint:
+            self.notes.append(self.cache.complaint)
 
     def _keep_timings(self, config: Any) -> None:
         if self.cache is None:
@@ -169,3 +167,31 @@ class PlanBuilder:
         else:
             mend = "Pass --verbose to see all that TensorRT says."
         return EngineBuildError(f"{self.tensorrt} could not build the engine: {reason}", mend)
+
+
+def _in_a_thread(work: Callable[[], tuple[Any, float]], heard: BuildProgress) -> tuple[Any, float]:
+    """What `work` returns or raises; an exception that arrives here meanwhile, Ctrl-C as a rule, stops it first."""
+    results: list[tuple[Any, float]] = []
+    failures: list[BaseException] = []
+    ended = threading.Event()  # Thread.join forgets a thread that still runs when Ctrl-C interrupts it (Python 3.10 to 3.12)
+
+    def run() -> None:
+        try:
+            results.append(work())
+        except BaseException as error:  # noqa: BLE001 - handed to the waiting thread
+            failures.append(error)
+        finally:
+            ended.set()
+
+    thread = threading.Thread(target=run, name="yolact-deploy build", daemon=True)
+    try:
+        thread.start()
+        while not ended.wait(0.1):
+            pass
+    except BaseException:
+        heard.cancelled.set()
+        ended.wait()
+        raise
+    if failures:
+        raise failures[0]
+    return results[0]

@@ -67,7 +67,10 @@ class Engine:
         self.batch = self._batch()
 
     def _open_runtime(self, lean_runtime: str | None) -> Any:
-        runtime = self.tensorrt.module.Runtime(self._logger)
+        try:
+            runtime = self.tensorrt.module.Runtime(self._logger)
+        except TypeError:  # what the binding makes of a null pointer
+            raise DeviceError(f"{self.tensorrt} cannot start: {self._reason()}.", "yolact-deploy doctor tells what is here.") from None
         runtime.engine_host_code_allowed = False
         if lean_runtime is None:
             return runtime
@@ -81,7 +84,17 @@ class Engine:
         shape = tuple(self.handle.get_tensor_shape(name))
         if not shape or any(size < 0 for size in shape[1:]):
             raise ModelFileError(f"{self.name}: the tensor {name} has the shape {list(shape)}, only its batch may vary.", "Rebuild it.")
-        dtype = np.dtype(module.nptype(self.handle.get_tensor_dtype(name))).name
+        layout, place = self.handle.get_tensor_format(name), self.handle.get_tensor_location(name)
+        if layout != module.TensorFormat.LINEAR or place != module.TensorLocation.DEVICE:
+            raise ModelFileError(
+                f"{self.name}: the tensor {name} is {layout} in {place}, plain rows in device memory were wanted.",
+                "Build it without input and output formats of its own.",
+            )
+        kind = self.handle.get_tensor_dtype(name)
+        try:
+            dtype = np.dtype(module.nptype(kind)).name
+        except TypeError:
+            raise ModelFileError(f"{self.name}: the tensor {name} is {kind}, which NumPy does not have.", "Build it again.") from None
         return EngineTensor(name, self.handle.get_tensor_mode(name) == module.TensorIOMode.INPUT, dtype, shape[1:])
 
     def _first_axis(self) -> int:
@@ -114,8 +127,9 @@ class Engine:
 
     def close(self) -> None:
         """Release the engine; its contexts have to be closed before."""
-        self.handle = None
-        self._runtime = None
+        with self.driver.active():
+            self.handle = None
+            self._runtime = None
 
     def _reason(self) -> str:
         return self.messages.errors[-1].strip()[:300] if self.messages.errors else "it gives no reason"
@@ -154,10 +168,11 @@ class Context:
             raise
 
     def _allocate(self) -> None:
+        self.engine.messages.errors.clear()
         with self._driver.active():
             self.handle: Any = self.engine.handle.create_execution_context()
         if self.handle is None:
-            raise self._failure("cannot make an execution context")
+            raise self._no_context()
         largest = self.engine.batch.maximum
         for tensor in self.engine.tensors:
             size = tensor.nbytes(largest)
@@ -213,7 +228,9 @@ class Context:
         self._runs, self._size = 0, 0
         if self.engine.dynamic:
             for tensor in self.engine.inputs:
-                if not self.handle.set_input_shape(tensor.name, (size, *tensor.shape)):
+                with self._driver.active():
+                    taken = self.handle.set_input_shape(tensor.name, (size, *tensor.shape))
+                if not taken:
                     raise self._failure(f"refuses the shape {[size, *tensor.shape]} of {tensor.name}")
         self._size = size
 
@@ -221,7 +238,7 @@ class Context:
         """Record one execution; the first one, already queued, has set up whatever TensorRT sets up lazily."""
         self.stream.synchronize()
         with self._driver.active():
-            self.graphs = self.engine.tensorrt.can_capture(self.handle, self._own.handle)
+            self.graphs = self.engine.tensorrt.can_capture(self.handle, self._own.handle, dynamic=self.engine.dynamic)
         if not self.graphs:
             return
         try:
@@ -266,9 +283,15 @@ class Context:
         self._check_batch(size)
         return size
 
+    def _no_context(self) -> DeviceError:
+        """Its scratch memory is most of what TensorRT takes of the GPU."""
+        free = self._driver.free_memory() / 2**20
+        failure = self._failure(f"cannot make an execution context with {free:,.0f} MiB of GPU memory free")
+        return DeviceError(failure.message, "Free memory of the GPU, use fewer contexts, or rebuild it with a smaller --batch.")
+
     def _failure(self, what: str) -> DeviceError:
         errors = self.engine.messages.errors
-        reason = f": {errors[-1].strip()[:300]}" if errors else ""
+        reason = f": {errors[-1].strip().rstrip('.')[:300]}" if errors else ""
         return DeviceError(f"{self.engine.tensorrt} {what}, engine {self.engine.name}{reason}.", "yolact-deploy doctor tells what is here.")
 
     def close(self) -> None:
@@ -282,7 +305,8 @@ class Context:
         if self._graph is not None:
             self._graph.close()
             self._graph = None
-        self.handle = None
+        with self._driver.active():
+            self.handle = None
         self._release.close()
         self.buffers.clear()
         self._pinned.clear()

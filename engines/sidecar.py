@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from yolact_deploy.errors import ModelFileError
 from yolact_deploy.manifest import Manifest
@@ -96,8 +97,11 @@ class EngineTarget:
                 }
             )
             texts = (found.tensorrt_version, found.precision, found.sha256, found.gpu, found.rebuild)
-            if not all(isinstance(text, str) for text in texts) or found.backend not in BACKENDS or len(found.sha256) != 64:
+            kinds = [type(value) for value in (found.options, found.build, found.version_compatible)]
+            if kinds != [dict, dict, bool] or not all(isinstance(text, str) for text in texts) or len(found.sha256) != 64:
                 raise ValueError("wrong fields")
+            if found.backend not in BACKENDS or found.hardware_level not in get_args(HardwareLevel):
+                raise ValueError(f"backend {found.backend!r}, hardware level {found.hardware_level!r}")
         except Exception as error:  # noqa: BLE001 - a hostile document can hold anything
             reason = (str(error).splitlines() or [""])[0][:120]
             raise ModelFileError(f"The sidecar {where} does not describe an engine ({reason}).", "Build the engine again.") from None
@@ -141,7 +145,7 @@ def read_plan(engine: Path, sidecar: tuple[Manifest, EngineTarget] | None, *, tr
     target = sidecar[1] if sidecar else None
     rebuild = f"Rebuild it: {target.rebuild}" if target else _ADOPT.format(engine=engine)
     _check_kind(engine, found, target, rebuild)
-    if found.declared_size is not None and found.declared_size != found.size:
+    if target is None and found.declared_size is not None and found.declared_size != found.size:
         raise ModelFileError(
             f"The engine {engine} is cut short: it has {found.size:,} bytes of {found.declared_size:,}.", f"Copy it again. {rebuild}"
         )
@@ -202,8 +206,18 @@ def check_machine(engine: Path, target: EngineTarget, tensorrt: TensorRT, gpu: G
         raise ModelFileError(
             f"{engine} was built for {target.where}; this machine has {gpu.name}, compute capability "
             f"{capability_text(gpu.compute_capability)}.",
-            rebuild,
+            f"Rebuild it for this GPU: {_rebuild_for(target, gpu.compute_capability)}",
         )
+
+
+def _rebuild_for(target: EngineTarget, capability: Capability) -> str:
+    """The rebuild command for another GPU: TensorRT builds for the one here; TensorRT-RTX is told, or left where it does not know it."""
+    command = re.sub(r" --sm \S+", "", target.rebuild)
+    if target.backend == "tensorrt":
+        return command
+    if capability in (*_RTX_PORTABLE, (7, 5)) or capability >= _RTX_NEWER:
+        return f"{command} --sm {capability[0]}{capability[1]}"
+    return command.replace("--backend tensorrt-rtx", "--backend tensorrt")
 
 
 def _runs_on(target: EngineTarget, gpu: Gpu) -> bool:

@@ -20,7 +20,7 @@ from yolact_deploy.onnx_file import manifest_of, read_onnx
 
 from .conversion import check_float16
 
-__all__ = ["GraphSource", "Precision", "Progress", "read_source"]
+__all__ = ["GraphSource", "Precision", "Progress", "read_mask_iou_net", "read_source"]
 
 Precision = Literal["graph", "fp16", "int8"]
 Progress = Callable[[str, float], None]
@@ -71,7 +71,9 @@ def read_source(path: Path, precision: Precision = "graph", progress: Progress =
     found = graph_precision(model)
     converted = False
     if precision == "int8" and found != "int8":
-        raise ConfigError(f"--int8 wants a graph with Q/DQ pairs, {path} is {found}.", f"Run: yolact-deploy calibrate {path}")
+        raise ConfigError(
+            f"--int8 wants a graph with Q/DQ pairs, {path} is {found}.", "Calibration, which makes one, is not in this version."
+        )
     if precision == "fp16" and found == "int8":
         raise ConfigError(f"--fp16 was asked for, {path} is an INT8 graph with Q/DQ pairs.", "Use --int8.")
     if precision == "fp16" and found == "fp32":
@@ -83,6 +85,15 @@ def read_source(path: Path, precision: Precision = "graph", progress: Progress =
         manifest = dataclasses.replace(manifest, verification=check_float16(original, model, manifest))
     manifest = _with_precision(manifest, model)
     return GraphSource(path, sha256_of(path), manifest, model, found, converted, _mask_iou(path, manifest))
+
+
+def read_mask_iou_net(path: Path) -> onnx.ModelProto:
+    """The mask-IoU net that stands beside an export, with the checks that the export had. Raises :class:`ModelFileError`."""
+    model = read_onnx(path)
+    _load_external_data(model, path)
+    if len(model.graph.input) != 1 or len(model.graph.output) != 1:
+        raise ModelFileError(f"{path} is no mask-IoU net: it has {len(model.graph.input)} inputs, one was wanted.", "Export it again.")
+    return model
 
 
 def _with_precision(manifest: Manifest, model: onnx.ModelProto) -> Manifest:

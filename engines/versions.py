@@ -27,6 +27,7 @@ PIP: dict[str, str] = {name: f'pip install "yolact-deploy[{extra}]"' for name, e
 HardwareLevel = Literal["none", "ampere+", "same-compute-capability"]
 _LEVELS = {"none": "NONE", "ampere+": "AMPERE_PLUS", "same-compute-capability": "SAME_COMPUTE_CAPABILITY"}
 _OLDEST = {"tensorrt": (8, 6), "tensorrt-rtx": (1, 4)}
+_COMPATIBLE_MAJORS = {(8, 9), (8, 10), (9, 10), (10, 11)}  # built by, read by
 _WEAKLY_TYPED_OPSET, _STRONGLY_TYPED_OPSET = 17, 20
 _DRIVER_FOR_CUDA = {11: "450", 12: "525", 13: "580"}  # oldest driver of each CUDA by its release notes
 
@@ -87,11 +88,13 @@ class TensorRT:
     def set_typing(self, config: Any, *, float16: bool, int8: bool) -> None:
         """On TensorRT 8 allow what the graph holds and insist on pinned layers; elsewhere the graph alone decides.
 
-        Also brings TensorRT 8's profiles to what later versions have.
+        Also brings TensorRT 8's profiles to what later versions have, and lets TensorRT-RTX's engines be captured into CUDA graphs.
         """
+        flags = self.module.BuilderFlag
+        if self.is_rtx and hasattr(flags, "REQUIRE_USER_ALLOCATION"):
+            config.set_flag(flags.REQUIRE_USER_ALLOCATION)
         if not self.weakly_typed:
             return
-        flags = self.module.BuilderFlag
         config.set_flag(flags.OBEY_PRECISION_CONSTRAINTS)
         if float16:
             config.set_flag(flags.FP16)
@@ -156,8 +159,13 @@ class TensorRT:
         config.set_flag(self.module.BuilderFlag.VERSION_COMPATIBLE)
         config.set_flag(self.module.BuilderFlag.EXCLUDE_LEAN_RUNTIME)
 
-    def can_capture(self, context: Any, stream: int) -> bool:
-        """Whether an ``IExecutionContext`` may be captured into a CUDA graph; TensorRT-RTX tells, the others only fail to capture."""
+    def can_capture(self, context: Any, stream: int, *, dynamic: bool) -> bool:
+        """Whether an ``IExecutionContext`` may be captured into a CUDA graph; TensorRT only fails to capture, TensorRT-RTX tells.
+
+        Where the shapes of TensorRT-RTX are dynamic it puts better kernels into later runs, which a captured graph would never see.
+        """
+        if self.is_rtx and dynamic:
+            return False
         return not hasattr(context, "is_stream_capturable") or bool(context.is_stream_capturable(stream))
 
     def parser_error(self, error: Any) -> str:
@@ -168,14 +176,15 @@ class TensorRT:
     def reads(self, built_with: str, *, version_compatible: bool) -> bool:
         """Whether this version runs an engine of version `built_with`.
 
-        TensorRT reads its own version's engines and, where they are version-compatible, those of earlier ones from 8.6 on;
-        TensorRT-RTX its own release's (the engine compatibility pages of both).
+        TensorRT reads its own version's engines and, where they are version-compatible, those of earlier versions of its major version
+        and of the one before, from 8.6 on; TensorRT-RTX its own release's (the engine compatibility pages of both).
         """
         built = tuple(int(part) for part in re.findall(r"\d+", built_with))
         if not built:
             return False
         if version_compatible and not self.is_rtx:
-            return (8, 6) <= built[: len(self.number)] <= self.number
+            near = built[0] == self.number[0] or (built[0], self.number[0]) in _COMPATIBLE_MAJORS
+            return near and (8, 6) <= built[: len(self.number)] <= self.number
         length = min(len(built), len(self.number), 3 if self.is_rtx else 4)
         return length >= 2 and built[:length] == self.number[:length]
 

@@ -26,6 +26,7 @@ _PURPOSE = "Running an engine"
 _NO_MEMORY = "CUDA_ERROR_OUT_OF_MEMORY"
 _PORTABLE = 1  # CU_MEMHOSTALLOC_PORTABLE: page-locked for every GPU's context
 _LEGACY = 1  # CU_STREAM_LEGACY: the default stream by a name that is not 0
+_STREAM_HANDLES = ("cuda_stream", "ptr")  # of torch's streams before 2.10 and of CuPy's, which lack the protocol
 _RESTART = "The GPU's state is lost for this process: start the program again."
 _LOST = {
     "CUDA_ERROR_ASSERT",
@@ -93,7 +94,7 @@ def _checked_driver(index: int) -> tuple[Any, Any]:
     if version < wanted:
         raise DeviceError(
             f"NVIDIA's driver supports CUDA {version // 1000}.{version % 1000 // 10}; cuda-bindings {bindings} needs {wanted // 1000}.0.",
-            "Update NVIDIA's driver.",
+            f'Update NVIDIA\'s driver, or run: pip install "cuda-bindings<{wanted // 1000}"',
         )
     count = cuda.cuDeviceGetCount()[1]
     if not 0 <= index < count:
@@ -180,6 +181,8 @@ class CudaCoreDriver(Driver):
             return _Stream(self, device.create_stream(options=self._core.StreamOptions(nonblocking=True)))
 
     def borrow_stream(self, foreign: object) -> Stream:
+        if not isinstance(foreign, int) and not hasattr(foreign, "__cuda_stream__"):
+            foreign = next((getattr(foreign, name) for name in _STREAM_HANDLES if isinstance(getattr(foreign, name, None), int)), foreign)
         if not isinstance(foreign, int) and not hasattr(foreign, "__cuda_stream__"):
             raise TypeError(f"a stream is a CUstream as an integer or has __cuda_stream__; {type(foreign).__name__} is neither")
         with self._device() as device:

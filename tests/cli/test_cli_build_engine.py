@@ -74,7 +74,7 @@ def test_a_yolact_plus_file_makes_two_engines(artifacts: Artifacts, tmp_path: Pa
         (["--batch", "4"], "has the fixed batch 1, 4:4:4 was asked for. Export with --batch dynamic, or drop --batch."),
         (["--batch", "8:4:1"], "The batches are 8:4:1, smallest <= best <= largest from 1 to 1024 was wanted."),
         (["--batch", "many"], "The batch is 'many', a number or smallest:best:largest was wanted."),
-        (["--int8"], "Run: yolact-deploy calibrate "),
+        (["--int8"], "--int8 wants a graph with Q/DQ pairs, "),
         (["--int8", "--fp16"], "Both --fp16 and --int8 were given."),
         (["--workspace", "0"], "The workspace is 0 MiB, 1 to 1048576 was wanted."),
         (["--hardware-compatible", "ampere+"], "has no hardware-compatible builds"),

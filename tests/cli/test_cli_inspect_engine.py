@@ -92,7 +92,7 @@ def test_layers_need_a_gpu(engine: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "sentence"),
     [
-        (lambda content: content[:-1], "is cut short"),
+        (lambda content: content[:-1], "bytes, its sidecar says"),
         (lambda content: content[:-1] + bytes([content[-1] ^ 1]), "its SHA-256 differs"),
         (lambda content: b"", "is empty"),
         (lambda content: b"text", "is no TensorRT engine"),

@@ -366,6 +366,8 @@ def run_engine(settings: dict[str, Any]) -> dict[str, Any]:
         get_tensor_name=["y", "x"].__getitem__,
         get_tensor_shape=lambda name: (rows, 3),
         get_tensor_dtype=lambda name: trt.float32,
+        get_tensor_format=lambda name: getattr(trt.TensorFormat, settings.get("format", "LINEAR")),
+        get_tensor_location=lambda name: getattr(trt.TensorLocation, settings.get("location", "DEVICE")),
         get_tensor_mode=lambda name: trt.TensorIOMode.INPUT if name == "x" else trt.TensorIOMode.OUTPUT,
         get_tensor_profile_shape=lambda name, profile: [trt.Dims((size, 3)) for size in (1, 2, 4)],
     )

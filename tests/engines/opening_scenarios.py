@@ -55,6 +55,28 @@ def tensors_that_only_the_batch_may_vary_in() -> None:
             open_engine(trt.make_plan(inputs, outputs, "none"))
 
 
+def tensors_of_other_formats_and_places() -> None:
+    trt.register("none", lambda inputs: {})
+    plan = trt.make_plan({"x": ("HALF", (1, 3, 8, 8))}, {"y": ("HALF", (1, 3, 8, 8))}, "none", formats={"y": "CHW32"})
+    with pytest.raises(ModelFileError, match=r"the tensor y is TensorFormat.CHW32 in .*DEVICE, plain rows in device memory were wanted"):
+        open_engine(plan)
+    with (
+        mock.patch.object(trt.Engine, "get_tensor_location", return_value=trt.TensorLocation.HOST),
+        pytest.raises(ModelFileError, match=r"the tensor x is .*LINEAR in TensorLocation.HOST"),
+    ):
+        open_engine(double_plan())
+    with pytest.raises(ModelFileError, match=r"the tensor x is DataType.BF16, which NumPy does not have"):
+        open_engine(trt.make_plan({"x": ("BF16", (1, 3))}, {"y": ("FLOAT", (1, 3))}, "none"))
+
+
+def no_runtime_is_told() -> None:
+    with (
+        mock.patch.object(trt, "Runtime", side_effect=TypeError("factory function returned nullptr")),
+        pytest.raises(DeviceError, match=r"TensorRT 11\.4\.0\.106 cannot start: it gives no reason"),
+    ):
+        open_engine()
+
+
 def a_lean_runtime_loads_what_it_is_for(path: str) -> None:
     asked: list[str] = []
     load = trt.Runtime.load_runtime

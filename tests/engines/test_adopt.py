@@ -73,7 +73,7 @@ def test_the_header_tells_version_and_capability(engine: Path, built: BuildResul
     assert (target.backend, target.tensorrt_version, target.capabilities) == ("tensorrt-rtx", rtx.__version__, ((8, 9),))
     assert (target.size, target.sha256) == (engine.stat().st_size, hashlib.sha256(engine.read_bytes()).hexdigest())
     assert (target.gpu, target.precision, target.batch) == ("", "unknown", ONE_TO_FOUR)
-    assert target.rebuild == f"yolact-deploy build-engine {source.name}"
+    assert target.rebuild == f"yolact-deploy build-engine {source.name} --backend tensorrt-rtx"
     assert target.options == {"adopted": True, "opened": False}
     assert target.build == {"machine": platform.machine(), "system": platform.system()}
     assert not result.opened

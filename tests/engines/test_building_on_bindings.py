@@ -79,7 +79,7 @@ def test_networks_are_made_as_the_version_knows_them(version: str, artifacts: Ar
     assert len(asked(said, "Builder.build_serialized_network")) == 1
 
 
-@pytest.mark.parametrize(("precision", "old"), [("fp32", []), ("fp16", ["FP16"]), ("int8", ["FP16", "INT8"])])
+@pytest.mark.parametrize(("precision", "old"), [("fp32", []), ("fp16", ["FP16"]), ("int8", ["INT8"])])
 @versions
 def test_precision_flags_are_set_on_8_alone(
     version: str, precision: str, old: list[str], artifacts: Artifacts, quantized: Path, build: Build

@@ -68,16 +68,19 @@ def parameters(module: nn.Module) -> int:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_it_builds(name: str, export: Exporter) -> None:
+    """Batch 1 without NMS is built in tests/export/test_published_variants.py, from the verified files there."""
     count = parameters(Yolact(get_variant(name)))
-    for batch in BATCHES:
-        batches = BatchRange(1, 1, 1) if batch == 1 else BatchRange(1, 2, 4)
-        wanted = BuildOptions(sm=((8, 9),), batch=batches)
-        plain, nms = export(name, batch=batch), export(name, batch=batch, postprocess="nms")
-        check(build_engine(plain, plain.with_suffix(".engine"), wanted), "fp32", "none", batches, count)
-        half = BuildOptions("fp16", sm=((8, 9),), batch=batches)
-        check(build_engine(plain, plain.with_suffix(".half.engine"), half), "fp16", "none", batches, count)
-        check(build_engine(nms, nms.with_suffix(".engine"), wanted), "fp32", "nms", batches, count)
-        for path in plain.parent.glob("*"):
+    one, several = BatchRange(1, 1, 1), BatchRange(1, 2, 4)
+    for batches, batch, postprocess, precisions in (
+        (one, 1, "nms", ("fp32",)),
+        (several, "dynamic", "nms", ("fp32",)),
+        (several, "dynamic", "none", ("fp32", "fp16")),
+    ):
+        model = export(name, batch=batch, postprocess=postprocess)
+        for precision in precisions:
+            options = BuildOptions("fp16" if precision == "fp16" else "graph", sm=((8, 9),), batch=batches)
+            check(build_engine(model, model.with_suffix(f".{precision}.engine"), options), precision, postprocess, batches, count)
+        for path in model.parent.glob("*"):
             path.unlink()
 
 

@@ -56,9 +56,10 @@ def test_one_flipped_bit(engine: Path, original: BuildResult) -> None:
 def test_a_plan_cut_short(engine: Path) -> None:
     content = engine.read_bytes()
     engine.write_bytes(content[:-1])
-    assert refusal(engine).message == f"The engine {engine} is cut short: it has {len(content) - 1:,} bytes of {len(content):,}."
+    assert refusal(engine).message == f"The engine {engine} has {len(content) - 1:,} bytes, its sidecar says {len(content):,}."
     sidecar_path(engine).unlink()
-    assert "is cut short" in refusal(engine, trust=True).message
+    told = f"The engine {engine} is cut short: it has {len(content) - 1:,} bytes of {len(content):,}."
+    assert refusal(engine, trust=True).message == told
     engine.write_bytes(content[:30])
     assert "no sidecar" in refusal(engine).message
 
@@ -108,6 +109,11 @@ def test_without_a_sidecar(engine: Path) -> None:
         (lambda fields: fields["target"].update(sha256="ab"), "does not describe an engine"),
         (lambda fields: fields["target"].update(surprise=1), "does not describe an engine"),
         (lambda fields: fields["target"].update(rebuild=7), "does not describe an engine"),
+        (lambda fields: fields["target"].update(hardware_level="any"), "does not describe an engine"),
+        (lambda fields: fields["target"].update(hardware_level=[]), "does not describe an engine"),
+        (lambda fields: fields["target"].update(options=3), "does not describe an engine"),
+        (lambda fields: fields["target"].update(build=[]), "does not describe an engine"),
+        (lambda fields: fields["target"].update(version_compatible="no"), "does not describe an engine"),
         (lambda fields: fields.update(kind="onnx"), "is the manifest of a file of kind onnx, an engine's was wanted"),
         (lambda fields: fields.update(schema=99), "has schema 99"),
     ],
@@ -189,7 +195,28 @@ def test_which_gpu_runs_it(changes: dict[str, object], gpu: Gpu, runs: bool) -> 
         return
     with pytest.raises(ModelFileError, match=f"a.engine was built for .*; this machine has {gpu.name}, compute capability") as caught:
         check_machine(Path("a.engine"), what, tensorrt, gpu)
-    assert caught.value.mend == f"Rebuild it here: {REBUILD}"
+    assert caught.value.mend.startswith(f"Rebuild it for this GPU: {REBUILD}")
+
+
+@pytest.mark.parametrize(
+    ("changes", "gpu", "flags"),
+    [
+        ({"rebuild": f"{REBUILD} --sm 86 --detailed"}, L4, "--backend tensorrt --detailed"),
+        ({**PORTABLE, "rebuild": f"{REBUILD}-rtx"}, H100, "--backend tensorrt"),
+        ({**PORTABLE, "rebuild": f"{REBUILD}-rtx"}, Gpu("T4", (7, 5), 1), "--backend tensorrt-rtx --sm 75"),
+        (
+            {**PORTABLE, "capabilities": ((8, 6),), "rebuild": f"{REBUILD}-rtx --sm 86 --batch 1:1:8"},
+            L4,
+            "--backend tensorrt-rtx --batch 1:1:8 --sm 89",
+        ),
+        ({**PORTABLE, "capabilities": ((8, 6),), "rebuild": f"{REBUILD}-rtx --sm 86"}, B60, "--backend tensorrt-rtx --sm 130"),
+    ],
+)
+def test_the_mend_for_another_gpu_is_for_that_gpu(changes: dict[str, object], gpu: Gpu, flags: str) -> None:
+    what = target(**changes)
+    with pytest.raises(ModelFileError) as caught:
+        check_machine(Path("a.engine"), what, installed(what.tensorrt_version, what.backend), gpu)
+    assert caught.value.mend == f"Rebuild it for this GPU: yolact-deploy build-engine m.onnx {flags}"
 
 
 @pytest.mark.parametrize(
@@ -204,6 +231,7 @@ def test_which_gpu_runs_it(changes: dict[str, object], gpu: Gpu, runs: bool) -> 
         ({"version_compatible": True}, "10.3.0", False),
         ({"version_compatible": True, "tensorrt_version": "8.5.3.1"}, "10.13.3.9", False),
         ({"version_compatible": True, "tensorrt_version": "8.6.1"}, "10.13.3.9", True),
+        ({"version_compatible": True, "tensorrt_version": "8.6.1"}, "11.4.0.106", False),
         ({"tensorrt_version": "8.6.1"}, "8.6.1", True),
         ({"tensorrt_version": "8.6.1"}, "8.6.1.6", True),
         ({"tensorrt_version": ""}, "8.6.1", False),

@@ -91,7 +91,13 @@ ONLY_RTX = {"tensorrt_rtx": "1.7.1.116"}
         (BOTH, [], (), "TensorRT-RTX 1.7.1.116: this machine has no GPU, and TensorRT-RTX builds without one."),
         (ONLY_RTX, [], ((8, 9),), "TensorRT-RTX 1.7.1.116: this machine has no GPU, and TensorRT-RTX builds without one."),
         (ONLY_RTX, [L4], (), f"TensorRT-RTX 1.7.1.116: TensorRT is not installed ({GET_TENSORRT} installs it)."),
-        (ONLY_RTX, [H200], (), f"TensorRT-RTX 1.7.1.116: TensorRT is not installed ({GET_TENSORRT} installs it)."),
+        (
+            ONLY_RTX,
+            [H200],
+            (),
+            f"TensorRT-RTX 1.7.1.116: TensorRT is not installed ({GET_TENSORRT} installs it), "
+            "and its engines do not run on the NVIDIA H200 here.",
+        ),
     ],
 )
 def test_auto(installed: dict[str, str], here: list[Gpu], sm: tuple[Capability, ...], wanted: str, machine: Machine) -> None:
@@ -245,6 +251,7 @@ def test_is_installed(machine: Machine) -> None:
 def test_a_module_is_found_without_importing_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "tensorrt.py").write_text("raise ImportError('imported')")
     monkeypatch.syspath_prepend(tmp_path)
+    load_tensorrt.cache_clear()
     assert is_installed("tensorrt")
     with pytest.raises(MissingDependencyError, match=r"does not load \(imported\)"):
         load_tensorrt("tensorrt")
@@ -351,3 +358,16 @@ def test_what_each_version_is(version: str) -> None:
 
 def test_what_rtx_is() -> None:
     assert (RTX.weakly_typed, RTX.newest_opset, RTX.keeps_timings, RTX.number) == (False, 20, False, (1, 7, 1, 116))
+
+
+def test_what_may_be_captured() -> None:
+    """TensorRT-RTX improves the kernels of dynamic shapes while they run, which a captured graph would miss."""
+    from types import SimpleNamespace
+
+    rtx, other = (versions.TensorRT(backend, SimpleNamespace(), "1.7.1") for backend in ("tensorrt-rtx", "tensorrt"))
+    silent, telling = SimpleNamespace(), SimpleNamespace(is_stream_capturable=lambda stream: stream == 7)
+    assert other.can_capture(silent, 7, dynamic=True)
+    assert rtx.can_capture(silent, 7, dynamic=False)
+    assert not rtx.can_capture(telling, 7, dynamic=True)
+    assert rtx.can_capture(telling, 7, dynamic=False)
+    assert not rtx.can_capture(telling, 8, dynamic=False)

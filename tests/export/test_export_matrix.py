@@ -132,7 +132,7 @@ def test_the_checker_and_the_opset_agree(exported: Exported) -> None:
 def test_it_is_one_file_without_traces_of_where_it_was_made(exported: Exported, artifacts: Artifacts) -> None:
     _, result, model = exported
     assert not any(tensor.external_data for tensor in model.graph.initializer)
-    assert [path.name for path in artifacts.folder.iterdir() if path.name.startswith(result.path.stem)] == [result.path.name]
+    assert [path.name for path in artifacts.folder.iterdir() if path.name.startswith(f"{result.path.stem}.")] == [result.path.name]
     content = result.path.read_bytes()
     root = Path(__file__).resolve().parents[2]
     for place in (root, Path.home(), artifacts.folder, Path(onnx.__file__).parent, Path(os.__file__).parent):

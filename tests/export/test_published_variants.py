@@ -5,11 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+import onnx
 import pytest
 from pycocotools import mask as coco_mask
 
 from tests.helpers.weights import GOLDEN, golden_image, keyed_state, write_checkpoint
 from yolact_deploy.detections import Detections
+from yolact_deploy.engines import source
+from yolact_deploy.engines.batches import BatchRange
+from yolact_deploy.engines.builder import build_engine
+from yolact_deploy.engines.options import BuildOptions
+from yolact_deploy.engines.sidecar import read_plan, read_sidecar
 from yolact_deploy.export import ExportResult, export_checkpoint
 from yolact_deploy.model import load_checkpoint
 from yolact_deploy.model.seeded import seeded_state
@@ -46,6 +52,19 @@ def test_it_exports_and_equals_torch(exported: ExportResult) -> None:
     assert (exported.mask_iou_path is not None) == variant.mask_rescoring
     if variant.name in GOLDEN_VARIANTS:
         check_golden(exported)
+
+
+@pytest.mark.parametrize("exported", PUBLISHED, indirect=True)
+def test_it_builds_into_engines(exported: ExportResult, monkeypatch: pytest.MonkeyPatch) -> None:
+    """FP32 and FP16 at batch 1; the other batches and graphs are built in tests/engines, unverified."""
+    monkeypatch.setattr(source, "check_float16", lambda *_: {})  # drawn weights may reach further than float16 holds
+    weights = sum(np.prod(tensor.dims) for tensor in onnx.load(exported.path).graph.initializer)
+    for precision, least, most in (("graph", 3.6, 6.0), ("fp16", 1.8, 3.2)):
+        result = build_engine(exported.path, exported.path.with_suffix(f".{precision}.engine"), BuildOptions(precision))
+        assert read_plan(result.path, read_sidecar(result.path))
+        assert least < result.target.size / weights < most
+        assert result.target.batch == BatchRange(1, 1, 1)
+        assert (result.mask_iou_path is not None) == exported.manifest.variant.mask_rescoring
 
 
 def check_golden(exported: ExportResult) -> None:

@@ -34,6 +34,7 @@ from tensorrt_rtx import (
     ILogger,
     LayerInformationFormat,
     Logger,
+    TensorFormat,
     TensorIOMode,
     TensorLocation,
     nptype,
@@ -49,6 +50,7 @@ __all__ = [
     "LayerInformationFormat",
     "Logger",
     "Runtime",
+    "TensorFormat",
     "TensorIOMode",
     "TensorLocation",
     "make_plan",
@@ -88,12 +90,14 @@ def make_plan(
     host_code: bool = False,
     version: str | None = None,
     name: str = "fake engine",
+    formats: Mapping[str, str] | None = None,
 ) -> bytes:
     """The bytes of an engine.
 
     `inputs` and `outputs`: name to the name of a `DataType` and the shape; -1 as the first size is the batch, which outputs take from the
     first input. `profiles`: for each, input name to its smallest, best and largest shape. `header` stands before everything else.
     `memory`: bytes of GPU memory of each execution context. `layers`: what the inspector tells. `host_code`: refuse to load unless allowed.
+    `formats`: tensor to the name of its `TensorFormat`, LINEAR where it is not named.
     """
     tensors = [[key, "INPUT", kind, list(shape)] for key, (kind, shape) in inputs.items()]
     tensors += [[key, "OUTPUT", kind, list(shape)] for key, (kind, shape) in outputs.items()]
@@ -106,6 +110,7 @@ def make_plan(
         "host_code": host_code,
         "version": version or __version__,
         "name": name,
+        "formats": dict(formats or {}),
     }
     return header + MAGIC + json.dumps(plan).encode()
 
@@ -154,6 +159,7 @@ class Engine:
             key: (getattr(TensorIOMode, mode), getattr(DataType, kind), tuple(shape)) for key, mode, kind, shape in plan["tensors"]
         }
         self.name = plan["name"]
+        self.formats: dict[str, str] = plan["formats"]
         self.num_io_tensors = len(self._tensors)
         self.num_layers = len(plan["layers"])
         self.num_optimization_profiles = len(plan["profiles"])
@@ -171,6 +177,9 @@ class Engine:
 
     def get_tensor_shape(self, name: str) -> Dims:
         return Dims(self._tensors[name][2])
+
+    def get_tensor_format(self, name: str) -> TensorFormat:
+        return getattr(TensorFormat, self.formats.get(name, "LINEAR"))
 
     def get_tensor_location(self, name: str) -> TensorLocation:
         return TensorLocation.DEVICE

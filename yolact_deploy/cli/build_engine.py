@@ -43,7 +43,7 @@ def build_engine(
         Path | None, typer.Argument(help="An ONNX file that export wrote. \\[default: the demo model's]", show_default=False)
     ] = None,
     fp16: Annotated[bool, typer.Option("--fp16", help="float16 inside; decoding, softmax and NMS stay float32.")] = False,
-    int8: Annotated[bool, typer.Option("--int8", help="INT8, of a graph with Q/DQ pairs, which calibrate writes.")] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="INT8, of a graph with Q/DQ pairs.")] = False,
     backend: Annotated[
         Builder, typer.Option(help="tensorrt needs a GPU, tensorrt-rtx none; auto says which it takes and why.")
     ] = Builder.auto,

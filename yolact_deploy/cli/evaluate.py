@@ -66,6 +66,9 @@ def evaluate(
     config: Annotated[Path | None, typer.Option(help="For checkpoints: your own variant, TOML.", show_default=False)] = None,
     classes: Annotated[str | None, typer.Option(help="For checkpoints: class names.", show_default=False)] = None,
     trust: Annotated[bool, typer.Option("--trust", help="Run engines without a sidecar: a plan is code.")] = False,
+    lean_runtime: Annotated[
+        str | None, typer.Option(help="For a version-compatible engine: its libnvinfer_lean.so.", show_default=False)
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace files that this command did not write.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print everything as JSON.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
@@ -88,7 +91,7 @@ def evaluate(
     chosen = None if providers is None else tuple(name.strip() for name in providers.split(",") if name.strip())
 
     def source(path: Path) -> ModelSource:
-        return ModelSource(path, device, chosen, threads, variant, config, classes, trust)
+        return ModelSource(path, device, chosen, threads, variant, config, classes, trust, lean_runtime)
 
     sources = [source(path) for path in models or []]
     first = None if reference is None else source(reference)
@@ -100,7 +103,7 @@ def evaluate(
     of_checkpoints = {"--variant": variant, "--config": config, "--classes": classes}
     _refuse_idle(ordered, of_checkpoints, CHECKPOINTS)
     _refuse_idle(ordered, {"--device": device}, (*CHECKPOINTS, *ENGINES))
-    _refuse_idle(ordered, {"--trust": trust or None}, ENGINES)
+    _refuse_idle(ordered, {"--trust": trust or None, "--lean-runtime": lean_runtime}, ENGINES)
     names = artifact_names(ordered)
     _check_outputs(html, results, names, force=force)
     dataset = _dataset(annotations, images, out)

@@ -27,6 +27,9 @@ def inspect(
     config: Annotated[Path | None, typer.Option(help="For a checkpoint: your own variant, TOML.", show_default=False)] = None,
     layers: Annotated[bool, typer.Option("--layers", help="For an engine, on its GPU: list every layer.")] = False,
     trust: Annotated[bool, typer.Option("--trust", help="Open an engine without a sidecar: a plan is code.")] = False,
+    lean_runtime: Annotated[
+        str | None, typer.Option(help="For a version-compatible engine: its libnvinfer_lean.so.", show_default=False)
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Tell what a model file holds: tensors, precision of each module, size, and what it was made from."""
@@ -34,7 +37,7 @@ def inspect(
     if suffix == ".onnx":
         facts = _onnx_facts(file)
     elif suffix in _ENGINES:
-        facts = _engine_facts(file, trust=trust, layers=layers)
+        facts = _engine_facts(file, trust=trust, layers=layers, lean_runtime=lean_runtime)
     elif suffix in _CHECKPOINTS:
         facts = _checkpoint_facts(file, variant, config)
     else:
@@ -85,7 +88,7 @@ def _inside(manifest: Manifest) -> dict[str, Any]:
     }
 
 
-def _engine_facts(file: Path, *, trust: bool, layers: bool) -> dict[str, Any]:
+def _engine_facts(file: Path, *, trust: bool, layers: bool, lean_runtime: str | None) -> dict[str, Any]:
     """From the header and the sidecar; from the engine itself where it may and can be opened here."""
     from yolact_deploy.engines.plan_file import identify
     from yolact_deploy.engines.sidecar import read_plan, read_sidecar
@@ -110,10 +113,10 @@ def _engine_facts(file: Path, *, trust: bool, layers: bool) -> dict[str, Any]:
             "rebuild": target.rebuild,
             "SHA-256": f"{target.sha256} (as the file's)",
         }
-    return facts | _opened(file, layers=layers, allowed=trust or sidecar is not None)
+    return facts | _opened(file, layers=layers, trust=trust, lean_runtime=lean_runtime, allowed=trust or sidecar is not None)
 
 
-def _opened(file: Path, *, layers: bool, allowed: bool) -> dict[str, Any]:
+def _opened(file: Path, *, layers: bool, trust: bool, lean_runtime: str | None, allowed: bool) -> dict[str, Any]:
     """What the engine itself says of its layers."""
     from yolact_deploy.engines.gpu import gpus
     from yolact_deploy.engines.inspector import engine_layers, layer_precision
@@ -126,7 +129,7 @@ def _opened(file: Path, *, layers: bool, allowed: bool) -> dict[str, Any]:
     from yolact_deploy.engines.loading import load_engine
 
     try:
-        loaded = load_engine(file, trust=True, graphs=False)
+        loaded = load_engine(file, trust=trust, graphs=False, lean_runtime=lean_runtime)
     except YolactDeployError as error:  # it may be for another machine
         if layers:
             raise

@@ -42,6 +42,9 @@ def predict(
     config: Annotated[Path | None, typer.Option(help="For a checkpoint: your own variant, TOML.", show_default=False)] = None,
     classes: Annotated[str | None, typer.Option(help="For a checkpoint: class names.", show_default=False)] = None,
     trust: Annotated[bool, typer.Option("--trust", help="Run an engine without a sidecar: a plan is code.")] = False,
+    lean_runtime: Annotated[
+        str | None, typer.Option(help="For a version-compatible engine: its libnvinfer_lean.so.", show_default=False)
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace files that this command did not write.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
 ) -> None:
@@ -57,7 +60,17 @@ def predict(
         out.print(f"No model was named: taking the demo model {model}", soft_wrap=True, markup=False)
     pictures = _pictures(source)
     chosen = None if providers is None else [name.strip() for name in providers.split(",") if name.strip()]
-    detector = load(model, device=device, providers=chosen, threads=threads, variant=variant, config=config, classes=classes, trust=trust)
+    detector = load(
+        model,
+        device=device,
+        providers=chosen,
+        threads=threads,
+        variant=variant,
+        config=config,
+        classes=classes,
+        trust=trust,
+        lean_runtime=lean_runtime,
+    )
     out.print(f"{detector!r}, {counted(len(pictures), 'picture')}", soft_wrap=True, markup=False)
     tolerant = source is not None and source.is_dir()
     run = _Run(detector, score_threshold, save if overlays else None, force=force, tolerant=tolerant)

@@ -97,14 +97,14 @@ def _add_engine(table: Table, model: Path, folder: Path, shown: NDArray[Any]) ->
     """Rows for an FP16 engine: built where a TensorRT is installed, run where it can; its path where it ran."""
     from yolact_deploy.engines.builder import build_engine
     from yolact_deploy.engines.options import BuildOptions
-    from yolact_deploy.errors import DeviceError, MissingDependencyError, ModelFileError
+    from yolact_deploy.errors import YolactDeployError
     from yolact_deploy.runtime import load
 
     try:
         with console(stderr=True).status("building an engine"):
             job = partial(build_engine, model, options=BuildOptions("fp16"), folder=folder)
             result, spent = _timed(job)
-    except MissingDependencyError as error:
+    except YolactDeployError as error:
         table.add_row("build an engine", str(error), "")
         return []
     made = f"{result.path} ({file_size(result.path)}), for {result.target.where}"
@@ -113,7 +113,7 @@ def _add_engine(table: Table, model: Path, folder: Path, shown: NDArray[Any]) ->
         with load(result.path) as detector, console(stderr=True).status("running the engine"):
             detections, milliseconds = _run(detector, shown)
         table.add_row(f"predict, engine on {detector.backend.device}", counted(len(detections), "detection"), milliseconds)
-    except (DeviceError, MissingDependencyError, ModelFileError) as error:
+    except YolactDeployError as error:
         table.add_row("predict, engine", f"not here: {error.message}", "")
         return []
     return [result.path]

@@ -41,6 +41,7 @@ class ModelSource:
     config: Path | None = None
     classes: str | None = None
     trust: bool = False
+    lean_runtime: str | None = None
 
     @property
     def is_results(self) -> bool:
@@ -52,7 +53,7 @@ class ModelSource:
         from yolact_deploy.runtime import ENGINES, load
 
         if self.path.suffix.lower() in ENGINES:
-            return load(self.path, device=self.device, trust=self.trust)
+            return load(self.path, device=self.device, trust=self.trust, lean_runtime=self.lean_runtime)
         options: dict[str, Any] = {"threads": self.threads if threads is None else threads}
         if self.path.suffix.lower() == ".onnx":
             options["providers"] = self.providers

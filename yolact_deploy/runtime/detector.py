@@ -162,13 +162,14 @@ def load(
     classes: str | None = None,
     trust: bool = False,
     contexts: int = 1,
+    graphs: bool = True,
     stream: object | None = None,
     lean_runtime: str | None = None,
 ) -> Detector:
     """A :class:`Detector` for an ONNX file (``.onnx``), an engine (``.engine``) or a checkpoint (``.pth``, ``.pt``, ``.safetensors``).
 
     ONNX files run in ONNX Runtime (`providers`, `threads`: see :class:`yolact_deploy.runtime.onnx_backend.OnnxBackend`) and engines in
-    TensorRT (`device`, `trust`, `contexts`, `stream`, `lean_runtime`: see
+    TensorRT (`device`, `trust`, `contexts`, `graphs`, `stream`, `lean_runtime`: see
     :class:`yolact_deploy.runtime.tensorrt_backend.TensorRTBackend`); neither imports torch. Checkpoints run in PyTorch (`device`,
     `variant`, `config`, `classes`: see :class:`yolact_deploy.runtime.torch_backend.TorchBackend`). `settings` change the NMS where it is
     not in the graph.
@@ -189,6 +190,7 @@ def load(
         raise ConfigError(f"{path.name} runs in {chosen}, {backend} was asked for.", "Leave the backend to auto.")
     origin = {"variant": variant, "config": config, "classes": classes}
     runtime = {"stream": stream, "lean_runtime": lean_runtime, "trust": trust or None, "contexts": contexts if contexts != 1 else None}
+    runtime["graphs"] = None if graphs else False
     if chosen == "onnxruntime":
         mend = "Choose where it runs by providers; its variant, configuration and classes are inside the file."
         _refuse("an ONNX file", {"device": device, **origin, **runtime}, mend)
@@ -200,7 +202,8 @@ def load(
         from yolact_deploy.runtime.tensorrt_backend import TensorRTBackend
 
         return Detector(
-            TensorRTBackend(path, device=device, contexts=contexts, stream=stream, trust=trust, lean_runtime=lean_runtime), settings
+            TensorRTBackend(path, device=device, contexts=contexts, graphs=graphs, stream=stream, trust=trust, lean_runtime=lean_runtime),
+            settings,
         )
     _refuse("a checkpoint", {"providers": providers, **runtime}, "Choose where it runs by device.")
     try:

@@ -80,7 +80,7 @@ CHECK = "See `nvidia-smi` and CUDA_VISIBLE_DEVICES."
             {"version": 12040},
             0,
             f"NVIDIA's driver supports CUDA 12.4; cuda-bindings {BINDINGS} needs {BINDINGS.split('.')[0]}.0.",
-            "Update NVIDIA's driver.",
+            'Update NVIDIA\'s driver, or run: pip install "cuda-bindings<13"',
         ),
         (
             {"init": 803},
