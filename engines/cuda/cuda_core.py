@@ -181,13 +181,14 @@ class CudaCoreDriver(Driver):
             return _Stream(self, device.create_stream(options=self._core.StreamOptions(nonblocking=True)))
 
     def borrow_stream(self, foreign: object) -> Stream:
+        owner = foreign  # kept as long as it is borrowed
         if not isinstance(foreign, int) and not hasattr(foreign, "__cuda_stream__"):
             foreign = next((getattr(foreign, name) for name in _STREAM_HANDLES if isinstance(getattr(foreign, name, None), int)), foreign)
         if not isinstance(foreign, int) and not hasattr(foreign, "__cuda_stream__"):
             raise TypeError(f"a stream is a CUstream as an integer or has __cuda_stream__; {type(foreign).__name__} is neither")
         with self._device() as device:
             borrowed = self._core.Stream.from_handle(foreign) if isinstance(foreign, int) else device.create_stream(foreign)
-            stream = _Stream(self, borrowed, foreign)
+            stream = _Stream(self, borrowed, owner)
             code, context = self._cuda.cuStreamGetCtx(stream.handle)
         if not code and int(context) != int(self._context):
             raise DeviceError(f"The given stream is not one of {self._where}.", "Give a stream of the GPU that the engine runs on.")

@@ -196,7 +196,7 @@ def test_a_foreign_file_is_not_replaced(artifacts: Artifacts, tmp_path: Path) ->
     again = build_engine(artifacts.onnx(fp16=True), output)
     assert again.target.sha256 != first.target.sha256
     assert read_sidecar(output) == (again.manifest, again.target)
-    for name in ("a.onnx", "a.json"):
+    for name in ("a.onnx", "a.json", "a.bin", "a"):
         with pytest.raises(ConfigError, match=r"an engine's name was wanted"):
             build_engine(artifacts.onnx(), tmp_path / name)
     with pytest.raises(OutputError, match="is a folder"):

@@ -134,7 +134,13 @@ def a_foreign_stream_stays_the_callers() -> None:
             return 0, self.handle
 
     with driver.create_stream() as owner, driver.allocate(100) as buffer:
-        for foreign in (owner.handle, Foreign(owner.handle)):
+
+        class Older:  # torch's before 2.10, CuPy's
+            def __init__(self, **handle: int) -> None:
+                vars(self).update(handle)
+
+        older = Older(cuda_stream=owner.handle), Older(ptr=owner.handle)
+        for foreign in (owner.handle, Foreign(owner.handle), *older):
             got = np.zeros(100, np.uint8)
             with driver.borrow_stream(foreign) as stream:
                 assert stream.handle == owner.handle
@@ -144,11 +150,11 @@ def a_foreign_stream_stays_the_callers() -> None:
             with pytest.raises(DeviceError, match="closed"):
                 stream.synchronize()
             assert live()["streams"] == 1
-        given = Foreign(owner.handle)
-        watch, stream = weakref.ref(given), driver.borrow_stream(given)
-        del given
-        assert watch() is not None  # kept as long as it is borrowed
-        stream.close()
+        for given in (Foreign(owner.handle), Older(cuda_stream=owner.handle)):
+            watch, stream = weakref.ref(given), driver.borrow_stream(given)
+            del given
+            assert watch() is not None  # kept as long as it is borrowed
+            stream.close()
         assert watch() is None
         owner.synchronize()
     with driver.borrow_stream(0) as default:
