@@ -55,8 +55,9 @@ def test_one_flipped_bit(engine: Path, original: BuildResult) -> None:
 
 def test_a_plan_cut_short(engine: Path) -> None:
     content = engine.read_bytes()
-    engine.write_bytes(content[:-1])
-    assert refusal(engine).message == f"The engine {engine} has {len(content) - 1:,} bytes, its sidecar says {len(content):,}."
+    for changed in (content + b"x", content[:-1]):
+        engine.write_bytes(changed)
+        assert refusal(engine).message == f"The engine {engine} has {len(changed):,} bytes, its sidecar says {len(content):,}."
     sidecar_path(engine).unlink()
     told = f"The engine {engine} is cut short: it has {len(content) - 1:,} bytes of {len(content):,}."
     assert refusal(engine, trust=True).message == told
