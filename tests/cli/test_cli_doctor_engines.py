@@ -124,3 +124,4 @@ def test_what_is_broken_says_so(monkeypatch: pytest.MonkeyPatch, outside: Path) 
     assert engine_facts()["TensorRT"] == (
         'TensorRT 8.5.3 is installed, 8.6 or newer was wanted. Upgrade: pip install "yolact-deploy[tensorrt]" --upgrade'
     )
+    del sys.modules["tensorrt"]  # monkeypatch brings back what was there, which was nothing
