@@ -90,7 +90,8 @@ def measure(names: list[str], backend: str, sm: str) -> list[dict[str, Any]]:
             for precision, found in runs.items():
                 row = {key: statistics.median(run[key] for run in found) for key in found[0]}
                 rows.append({"variant": name, "precision": precision, "onnx_size": model.stat().st_size, **row})
-                print(row_text(rows[-1]), flush=True)  # noqa: T201
+                sys.stdout.write(f"{row_text(rows[-1])}\n")
+                sys.stdout.flush()
             for path in Path(folder).iterdir():
                 path.unlink()
     return rows
@@ -125,7 +126,7 @@ def main() -> None:
     parser.add_argument("--variants", nargs="*", default=[name for name in VARIANTS if name != "yolact_nano"])
     given = parser.parse_args()
     if given.markdown:
-        print(table(json.loads(given.markdown.read_text())))  # noqa: T201
+        sys.stdout.write(f"{table(json.loads(given.markdown.read_text()))}\n")
         return
     rows = measure(given.variants, given.backend, given.sm)
     result = {

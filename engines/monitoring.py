@@ -37,7 +37,7 @@ class Messages:
 def make_logger(tensorrt: TensorRT, messages: Messages) -> Any:
     """An ``ILogger`` of that module that fills `messages`; it may be called from any thread."""
 
-    class Logger(tensorrt.module.ILogger):  # type: ignore[misc, name-defined]
+    class Logger(tensorrt.module.ILogger):  # type: ignore[misc, name-defined]  # the module is known only at run time
         def __init__(self) -> None:
             tensorrt.module.ILogger.__init__(self)
 
@@ -101,7 +101,7 @@ def make_monitor(tensorrt: TensorRT, progress: BuildProgress) -> Any:
     if not tensorrt.has_progress_monitor:
         return None
 
-    class Monitor(tensorrt.module.IProgressMonitor):  # type: ignore[misc, name-defined]
+    class Monitor(tensorrt.module.IProgressMonitor):  # type: ignore[misc, name-defined]  # as above
         def __init__(self) -> None:
             tensorrt.module.IProgressMonitor.__init__(self)
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
-from yolact_deploy.errors import ModelFileError
+from yolact_deploy.errors import ConfigError, ModelFileError
 from yolact_deploy.manifest import Manifest
 
 from .batches import BatchRange
@@ -102,7 +102,7 @@ class EngineTarget:
                 raise ValueError("wrong fields")
             if found.backend not in BACKENDS or found.hardware_level not in get_args(HardwareLevel):
                 raise ValueError(f"backend {found.backend!r}, hardware level {found.hardware_level!r}")
-        except Exception as error:  # noqa: BLE001 - a hostile document can hold anything
+        except (AttributeError, ConfigError, KeyError, OverflowError, TypeError, ValueError) as error:
             reason = (str(error).splitlines() or [""])[0][:120]
             raise ModelFileError(f"The sidecar {where} does not describe an engine ({reason}).", "Build the engine again.") from None
         return found

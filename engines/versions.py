@@ -51,8 +51,9 @@ class TensorRT:
 
     @property
     def number(self) -> tuple[int, ...]:
-        """The version's leading numbers."""
-        return tuple(int(part) for part in re.match(r"\d+(?:\.\d+)*", self.version)[0].split("."))  # type: ignore[index]
+        """The version's leading numbers; none in a version that begins with something else, which is older than any other then."""
+        leading = re.match(r"\d+(?:\.\d+)*", self.version)
+        return tuple(int(part) for part in leading[0].split(".")) if leading else ()
 
     @property
     def is_rtx(self) -> bool:

@@ -100,7 +100,7 @@ def test_layers_need_a_gpu(engine: Path) -> None:
     ],
 )
 def test_damage_is_told(engine: Path, damage: object, sentence: str) -> None:
-    engine.write_bytes(damage(engine.read_bytes()))  # type: ignore[operator]
+    engine.write_bytes(damage(engine.read_bytes()))
     for options in ((), ("--trust",), ("--json",)):
         assert sentence in complaint(invoke("inspect", engine, *options))
 

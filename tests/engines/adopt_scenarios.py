@@ -43,7 +43,7 @@ def refused(error: type[Exception], message: str, mend: str, engine: Path) -> An
     """What `engine` may not be adopted for; no sidecar is left."""
     with pytest.raises(error, match=message) as caught:
         yield
-    assert mend in caught.value.mend  # type: ignore[attr-defined]
+    assert mend in caught.value.mend
     assert not sidecar_path(engine).exists()
 
 

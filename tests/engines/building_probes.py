@@ -129,13 +129,13 @@ class Timings:
 def scene(settings: dict[str, Any]) -> list[Any]:
     """Configure the stand-ins as `settings` say; returns what the build found in its network and monitor."""
     trt = stand_ins.now().real
-    network, timings, seen = Network(), Timings(settings.get("measures", "")), []  # type: ignore[var-annotated]
+    network, timings, seen = Network(), Timings(settings.get("measures", "")), []
     stand_ins.configure("OnnxParser", parse=network.parse)
     stand_ins.configure("EngineInspector", get_engine_information=json.dumps(settings.get("layers", LAYERS)))
     for module in (choice, versions, builder):
-        module.gpus = lambda: [GPU]  # type: ignore[attr-defined, assignment]
+        module.gpus = lambda: [GPU]
     for module in (versions, builder):
-        module.driver_cuda_version = lambda: (13, 0)  # type: ignore[attr-defined, assignment]
+        module.driver_cuda_version = lambda: (13, 0)
 
     def work(network: Any, config: Any) -> bytes | None:
         timings.measure()

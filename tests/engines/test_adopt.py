@@ -59,7 +59,7 @@ def tensorrt_plan(tmp_path: Path) -> Path:
 
 def refusal(error: type[YolactDeployError], engine: Path, *arguments: object, **options: object) -> YolactDeployError:
     with pytest.raises(error) as caught:
-        adopt_engine(engine, *arguments, **options)  # type: ignore[arg-type]
+        adopt_engine(engine, *arguments, **options)
     assert not sidecar_path(engine).exists()
     return caught.value
 

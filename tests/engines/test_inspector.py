@@ -210,7 +210,7 @@ def test_an_engine_that_cannot_be_loaded_tells_nothing() -> None:
     class WithRuntime(Module):
         pass
 
-    WithRuntime.Runtime = Runtime  # type: ignore[attr-defined]
+    WithRuntime.Runtime = Runtime
     assert built_precision(TensorRT("tensorrt", WithRuntime, "8.6.1"), b"plan", None) == {}
 
 

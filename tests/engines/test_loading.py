@@ -31,7 +31,7 @@ def net(masks: tuple[int, ...], scores: tuple[int, ...], dtype: str = "float32")
 def test_the_tensors_of_a_mask_iou_engine(artifacts: Artifacts) -> None:
     manifest = artifacts.export(artifacts.plus).manifest
     size, classes = manifest.variant.prototype_size, manifest.variant.num_classes - 1
-    check_mask_iou_tensors(net((1, size, size), (classes,)), manifest)  # type: ignore[arg-type]
+    check_mask_iou_tensors(net((1, size, size), (classes,)), manifest)
     for other in (
         net((1, size, size), (classes + 1,)),
         net((1, size, size + 1), (classes,)),
@@ -39,7 +39,7 @@ def test_the_tensors_of_a_mask_iou_engine(artifacts: Artifacts) -> None:
         net((1, size, size), (classes,), "float16"),
     ):
         with pytest.raises(ModelFileError, match=rf"m.engine has the tensors .*; a mask-IoU net has float32 \[B, 1, {size}, {size}\]"):
-            check_mask_iou_tensors(other, manifest)  # type: ignore[arg-type]
+            check_mask_iou_tensors(other, manifest)
 
 
 def test_rtx_engines_are_built_to_be_captured() -> None:

@@ -44,7 +44,7 @@ def demo_onnx(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def build(model: Path, tensorrt: TensorRT, precision: str, **options: object) -> BuildResult:
-    wanted = BuildOptions(precision, tensorrt.backend, timing_cache="none", **options)  # type: ignore[arg-type]
+    wanted = BuildOptions(precision, tensorrt.backend, timing_cache="none", **options)
     return build_engine(model, model.with_name(f"{model.stem}.{precision}.engine"), wanted)
 
 
@@ -85,7 +85,7 @@ def test_detections_are_those_of_pytorch(precision: str, tolerance: Tolerance, g
         together = detector.predict([demo_picture()] * 7, channels="rgb")
         alone = detector.predict(demo_picture(), channels="rgb")
         assert all(len(each) == len(alone) for each in together)
-        engine = detector.backend.engine.session.engine  # type: ignore[attr-defined]
+        engine = detector.backend.engine.session.engine
         kinds = layer_precision(engine_layers(engine.tensorrt, engine.handle))
         assert kinds
         if precision == "fp16":

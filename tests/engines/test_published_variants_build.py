@@ -45,7 +45,7 @@ def export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Exporter:
         network = networks.setdefault(name, Yolact(variant).eval())
         checkpoint = Checkpoint(network, variant, numbered_classes(variant.num_classes - 1), Path(f"{name}.pth"), "0" * 64)
         target = tmp_path / f"{len(list(tmp_path.iterdir()))}.onnx"
-        return export_checkpoint(checkpoint, target, ExportOptions(**options)).path  # type: ignore[arg-type]
+        return export_checkpoint(checkpoint, target, ExportOptions(**options)).path
 
     return run
 
@@ -85,10 +85,10 @@ def test_it_builds(name: str, export: Exporter) -> None:
 @pytest.mark.parametrize("layout", ["float", "raw"])
 def test_the_demo_model_builds(layout: str, postprocess: str, batch: object, export: Exporter, tmp_path: Path) -> None:
     checkpoint = load_checkpoint(demo_weights())
-    options = ExportOptions(postprocess=postprocess, batch=batch, layout=layout)  # type: ignore[arg-type]
+    options = ExportOptions(postprocess=postprocess, batch=batch, layout=layout)
     model = export_checkpoint(checkpoint, tmp_path / "demo.onnx", options).path
     for precision in ("graph", "fp16"):
-        result = build_engine(model, tmp_path / f"{precision}.engine", BuildOptions(precision))  # type: ignore[arg-type]
+        result = build_engine(model, tmp_path / f"{precision}.engine", BuildOptions(precision))
         batches = BatchRange(1, 1, 1) if batch == 1 else BatchRange(1, 1, 8)
         check(result, {"graph": "fp32"}.get(precision, precision), postprocess, batches, parameters(checkpoint.network))
 

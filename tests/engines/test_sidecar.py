@@ -122,7 +122,7 @@ def test_without_a_sidecar(engine: Path) -> None:
 def test_a_damaged_sidecar(engine: Path, change: object, sentence: str) -> None:
     path = sidecar_path(engine)
     fields = json.loads(path.read_text())
-    change(fields)  # type: ignore[operator]
+    change(fields)
     path.write_text(json.dumps(fields))
     with pytest.raises(ModelFileError, match=sentence):
         read_sidecar(engine)
@@ -149,11 +149,11 @@ def target(**changes: object) -> EngineTarget:
         "gpu": "A10",
         "rebuild": REBUILD,
     }
-    return EngineTarget(**{**usual, **changes})  # type: ignore[arg-type]
+    return EngineTarget(**{**usual, **changes})
 
 
 def installed(version: str, backend: str = "tensorrt") -> TensorRT:
-    return TensorRT(backend, SimpleNamespace(), version)  # type: ignore[arg-type]
+    return TensorRT(backend, SimpleNamespace(), version)
 
 
 A10, A40, H100, L4, ORIN = (

@@ -19,7 +19,7 @@ from yolact_deploy.manifest import METADATA_KEY
 
 def refused(path: Path, sentence: str, precision: str = "graph") -> None:
     with pytest.raises(ModelFileError, match=sentence):
-        read_source(path, precision)  # type: ignore[arg-type]
+        read_source(path, precision)
 
 
 def save(model: onnx.ModelProto, folder: Path) -> Path:

@@ -33,7 +33,7 @@ STUB_GPU = "Stub GPU 0"
 
 def install(*backends: str) -> None:
     """From now on these modules, ``tensorrt`` or ``tensorrt_rtx``, are the fake in this process."""
-    trt.ComputeCapability = SimpleNamespace(**dict.fromkeys(RTX_CAPABILITIES))  # type: ignore[attr-defined]
+    trt.ComputeCapability = SimpleNamespace(**dict.fromkeys(RTX_CAPABILITIES))
     for backend in backends:
         sys.modules[backend] = trt
 

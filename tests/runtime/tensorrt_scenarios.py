@@ -60,7 +60,7 @@ def new_folder(folder: str, name: str) -> Path:
 def refused(error: type[Exception], message: str, mend: str = "") -> Any:
     with pytest.raises(error, match=message) as caught:
         yield
-    assert mend in caught.value.mend  # type: ignore[attr-defined]
+    assert mend in caught.value.mend
     del caught
     assert_clean()
 
@@ -200,7 +200,7 @@ def closing_gives_everything_back(onnx: dict[str, str], folder: str) -> None:
     for kind in ("none", "plus"):
         with load(write_engine(Path(onnx[kind]), new_folder(folder, f"closed {kind}")), contexts=2) as detector:
             assert live() == NOTHING
-            loaded = detector.backend.engine  # type: ignore[attr-defined]
+            loaded = detector.backend.engine
             assert {session._contexts for session in (loaded.session, loaded.mask_iou) if session} == {2}
             detector.predict(picture, channels="rgb")
             assert live()["streams"] == (2 if kind == "plus" else 1)
@@ -218,12 +218,12 @@ def work_goes_to_the_callers_stream(onnx: dict[str, str], folder: str) -> None:
         with load(write_engine(Path(onnx["none"]), new_folder(folder, "stream")), stream=mine.handle) as detector:
             for _ in range(3):
                 assert_same(detector.predict(picture, channels="rgb"), wanted)
-            with detector.backend.engine.session.context() as context:  # type: ignore[attr-defined]
+            with detector.backend.engine.session.context() as context:
                 assert context.stream.handle == mine.handle
         both = write_engine(Path(onnx["plus"]), new_folder(folder, "stream of both"))
         with (
             load(both, stream=mine.handle) as detector,
-            detector.backend.engine.mask_iou.context() as context,  # type: ignore[attr-defined]
+            detector.backend.engine.mask_iou.context() as context,
         ):
             assert context.stream.handle == mine.handle
         assert {kind for kind, count in live().items() if count} == {"streams"}
@@ -238,11 +238,11 @@ def a_lean_runtime_is_handed_on(onnx: dict[str, str], folder: str) -> None:
         asked.append(path)
         return original(self, path)
 
-    trt.Runtime.load_runtime = spy  # type: ignore[method-assign]
+    trt.Runtime.load_runtime = spy
     try:
         load(write_engine(Path(onnx["plus"]), new_folder(folder, "lean")), lean_runtime=__file__).close()
     finally:
-        trt.Runtime.load_runtime = original  # type: ignore[method-assign]
+        trt.Runtime.load_runtime = original
     assert asked == [__file__] * 2
 
 
@@ -250,10 +250,10 @@ def options_that_do_not_fit_an_engine(onnx: dict[str, str], folder: str) -> None
     engine = write_engine(Path(onnx["none"]), new_folder(folder, "options"))
     for given in ({"providers": ["cpu"]}, {"variant": "yolact_base"}, {"threads": 2}, {"config": "a.toml"}, {"classes": "a"}):
         with refused(ConfigError, f"{next(iter(given))} cannot be given with an engine", "sidecar"):
-            load(engine, **given)  # type: ignore[arg-type]
+            load(engine, **given)
     for given in ({"stream": 1}, {"contexts": 2}, {"trust": True}, {"lean_runtime": "a"}, {"device": "cuda"}):
         with refused(ConfigError, f"{next(iter(given))} cannot be given with an ONNX file"):
-            load(onnx["none"], **given)  # type: ignore[arg-type]
+            load(onnx["none"], **given)
     for device in ("cpu", "cuda:x", "cuda:-1", "gpu"):
         with refused(ConfigError, f"An engine runs on a GPU, the device '{device}' was asked for", "Name cuda"):
             load(engine, device=device)

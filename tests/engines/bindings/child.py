@@ -17,7 +17,7 @@ def main() -> None:
     answer: dict[str, Any]
     try:
         # Real libraries of any version that may be installed would be loaded in the place of the stubs.
-        sys.modules["tensorrt_libs"] = None  # type: ignore[assignment]
+        sys.modules["tensorrt_libs"] = None
         real = importlib.import_module("tensorrt_rtx" if request["module"] == "tensorrt_rtx" else "tensorrt_bindings")
         sys.modules[request["module"]] = stand_ins.install(real, request["module"])
         module, _, function = request["target"].partition(":")

@@ -16,7 +16,7 @@ from yolact_deploy.engines.cuda import Driver, open_driver
 from yolact_deploy.errors import DeviceError
 
 
-class Log(trt.ILogger):  # type: ignore[misc]
+class Log(trt.ILogger):
     def __init__(self) -> None:
         trt.ILogger.__init__(self)
         self.errors: list[str] = []
