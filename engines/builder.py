@@ -21,7 +21,7 @@ from .options import BuildOptions
 from .plans import PlanBuilder
 from .sidecar import EngineTarget, read_sidecar, sidecar_path, write_sidecar
 from .source import GraphSource, Progress, read_mask_iou_net, read_source
-from .targets import Capability
+from .targets import ENGINE_SUFFIXES, Capability
 from .versions import TensorRT
 
 __all__ = ["BuildResult", "build_engine", "engine_manifest", "engine_name", "rebuild_command"]
@@ -82,15 +82,15 @@ def build_engine(
     """
     options = options or BuildOptions()
     progress("reading", 0.0)
+    tensorrt, reason = choose_tensorrt(options.backend, options.sm)  # before a conversion that would be for nothing
     graph = read_source(source, options.precision, progress)
-    tensorrt, reason = choose_tensorrt(options.backend, options.sm)
     _check_opset(graph, tensorrt)
     batch = _batches(graph, options.batch)
     here = gpus()
     gpu = here[0] if here and not tensorrt.is_rtx else None
     sm = options.sm if gpu is None else (gpu.compute_capability,)
     output = output or folder / engine_name(source, graph.precision, tensorrt, sm, gpu)
-    if output.suffix not in (".engine", ".plan", ".trt") and not output.is_dir():
+    if output.suffix not in ENGINE_SUFFIXES and not output.is_dir():
         raise ConfigError(f"The output {output} ends in {output.suffix or 'nothing'}, an engine's name was wanted.", "Name it .engine.")
     mask_iou_path = output.with_name(f"{output.stem}.maskiou.engine") if graph.mask_iou else None
     targets = [path for path in (output, sidecar_path(output), mask_iou_path) if path is not None]

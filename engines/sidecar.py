@@ -16,7 +16,7 @@ from yolact_deploy.manifest import Manifest
 from .batches import BatchRange
 from .gpu import Gpu
 from .plan_file import PlanFile, identify
-from .targets import BACKENDS, BackendName, Capability, capability_text, parse_capability
+from .targets import BACKENDS, TITLES, BackendName, Capability, capability_text, parse_capability
 from .versions import HardwareLevel, TensorRT
 
 __all__ = ["EngineTarget", "check_machine", "read_mask_iou", "read_plan", "read_sidecar", "sidecar_path", "write_sidecar"]
@@ -25,7 +25,6 @@ _LARGEST_SIDECAR = 16 << 20
 _RTX_PORTABLE: tuple[Capability, ...] = ((8, 0), (8, 6), (8, 9))  # and everything from 12.0 on: TensorRT-RTX's support matrix
 _RTX_NEWER: Capability = (12, 0)
 _ADOPT = "If trtexec built it from our ONNX: yolact-deploy adopt {engine} --onnx MODEL.onnx; else rebuild it with build-engine."
-_TITLES = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT-RTX"}
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ class EngineTarget:
     @property
     def title(self) -> str:
         """``TensorRT-RTX 1.7.1.116``."""
-        return f"{_TITLES[self.backend]} {self.tensorrt_version}"
+        return f"{TITLES[self.backend]} {self.tensorrt_version}"
 
     @property
     def where(self) -> str:
@@ -191,7 +190,7 @@ def _check_kind(engine: Path, found: PlanFile, target: EngineTarget | None, rebu
         raise ModelFileError(f"{engine} is no TensorRT engine: it starts with none of their marks.", rebuild)
     if target is not None and found.kind != target.backend:
         raise ModelFileError(
-            f"{engine} is a plan of {_TITLES[found.kind]}, its sidecar says {_TITLES[target.backend]}.", f"Copy both files again. {rebuild}"
+            f"{engine} is a plan of {TITLES[found.kind]}, its sidecar says {TITLES[target.backend]}.", f"Copy both files again. {rebuild}"
         )
 
 

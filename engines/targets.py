@@ -8,10 +8,23 @@ from typing import Literal
 
 from yolact_deploy.errors import ConfigError
 
-__all__ = ["BACKENDS", "BackendName", "Capability", "capability_text", "parse_capabilities", "parse_capability"]
+__all__ = [
+    "BACKENDS",
+    "ENGINE_SUFFIXES",
+    "TITLES",
+    "BackendName",
+    "Capability",
+    "capability_text",
+    "parse_capabilities",
+    "parse_capability",
+]
 
 BackendName = Literal["tensorrt", "tensorrt-rtx"]
 BACKENDS: tuple[BackendName, ...] = ("tensorrt", "tensorrt-rtx")
+TITLES: dict[str, str] = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT-RTX"}
+"""The backends as their makers write them."""
+ENGINE_SUFFIXES = (".engine", ".plan", ".trt")
+"""How engines' files end."""
 Capability = tuple[int, int]
 """A compute capability, ``(major, minor)``."""
 

@@ -14,12 +14,11 @@ from typing import Any, Literal
 from yolact_deploy.errors import ConfigError, DeviceError, MissingDependencyError, ModelFileError
 
 from .gpu import driver_cuda_version, gpus
-from .targets import BackendName, Capability, capability_text
+from .targets import TITLES, BackendName, Capability, capability_text
 
 __all__ = ["PIP", "HardwareLevel", "TensorRT", "check_driver", "is_installed", "load_tensorrt"]
 
 _MODULES = {"tensorrt": "tensorrt", "tensorrt-rtx": "tensorrt_rtx"}
-_TITLES = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT-RTX"}
 _EXTRAS = {"tensorrt": "tensorrt", "tensorrt-rtx": "rtx"}
 PIP: dict[str, str] = {name: f'pip install "yolact-deploy[{extra}]"' for name, extra in _EXTRAS.items()}
 """The command that installs each backend."""
@@ -47,7 +46,7 @@ class TensorRT:
     version: str
 
     def __str__(self) -> str:
-        return f"{_TITLES[self.backend]} {self.version}"
+        return f"{TITLES[self.backend]} {self.version}"
 
     @property
     def number(self) -> tuple[int, ...]:
@@ -206,7 +205,7 @@ def load_tensorrt(backend: BackendName) -> TensorRT:
     Raises :class:`MissingDependencyError` where it is not installed or its libraries are missing, :class:`ModelFileError` where it is
     older than 8.6 (TensorRT-RTX: 1.4), :class:`DeviceError` where it is made for a newer CUDA than the driver supports.
     """
-    title = _TITLES[backend]
+    title = TITLES[backend]
     try:
         module = importlib.import_module(_MODULES[backend])
     except ModuleNotFoundError as error:
@@ -224,7 +223,7 @@ def load_tensorrt(backend: BackendName) -> TensorRT:
 
 def _unusable(backend: BackendName, error: Exception) -> MissingDependencyError:
     reason = (str(error).splitlines() or [type(error).__name__])[0][:160].rstrip(".")
-    message = f"{_TITLES[backend]} is installed but does not load ({reason})."
+    message = f"{TITLES[backend]} is installed but does not load ({reason})."
     return MissingDependencyError(message, f"Run: {PIP[backend]} --force-reinstall")
 
 

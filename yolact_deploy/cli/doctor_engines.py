@@ -22,10 +22,10 @@ _SYSTEM_PACKAGES = Path("/usr/lib/python3/dist-packages/tensorrt")  # where JetP
 def engine_facts() -> dict[str, Any]:
     """A row for each backend, for the CUDA package, for building and for running."""
     from yolact_deploy.engines.gpu import gpus
-    from yolact_deploy.engines.targets import BACKENDS, capability_text
+    from yolact_deploy.engines.targets import BACKENDS, TITLES, capability_text
 
     loaded = {backend: _load(backend) for backend in BACKENDS}
-    rows: dict[str, Any] = {_title(backend): _installed(backend, found) for backend, found in loaded.items()}
+    rows: dict[str, Any] = {TITLES[backend]: _installed(backend, found) for backend, found in loaded.items()}
     rows["CUDA from Python"] = _cuda_core()
     here = gpus()
     rtx, tensorrt = loaded["tensorrt-rtx"], loaded["tensorrt"]
@@ -34,16 +34,12 @@ def engine_facts() -> dict[str, Any]:
     else:
         rows["build-engine --backend tensorrt-rtx"] = "no"
     rows["build-engine --backend tensorrt"] = _why_not(tensorrt) or f"yes, for the GPU here ({here[0]})"
-    runnable = [_title(backend) for backend, found in loaded.items() if not _why_not(found) and _runs_here(found)]
+    runnable = [TITLES[backend] for backend, found in loaded.items() if not _why_not(found) and _runs_here(found)]
     if runnable and _has_cuda_core():
         rows["running engines"] = f"yes, with {' and '.join(runnable)}"
     else:
         rows["running engines"] = f"no: {_obstacle(loaded)}"
     return rows
-
-
-def _title(backend: str) -> str:
-    return {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT-RTX"}[backend]
 
 
 def _load(backend: BackendName) -> TensorRT | str:

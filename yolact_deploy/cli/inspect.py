@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 __all__ = ["inspect"]
 
 _CHECKPOINTS = (".pth", ".pt", ".safetensors")
-_ENGINES = (".engine", ".plan", ".trt")
 
 
 def inspect(
@@ -33,10 +32,12 @@ def inspect(
     json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Tell what a model file holds: tensors, precision of each module, size, and what it was made from."""
+    from yolact_deploy.engines.targets import ENGINE_SUFFIXES
+
     suffix = file.suffix.lower()
     if suffix == ".onnx":
         facts = _onnx_facts(file)
-    elif suffix in _ENGINES:
+    elif suffix in ENGINE_SUFFIXES:
         facts = _engine_facts(file, trust=trust, layers=layers, lean_runtime=lean_runtime)
     elif suffix in _CHECKPOINTS:
         facts = _checkpoint_facts(file, variant, config)
@@ -92,11 +93,12 @@ def _engine_facts(file: Path, *, trust: bool, layers: bool, lean_runtime: str | 
     """From the header and the sidecar; from the engine itself where it may and can be opened here."""
     from yolact_deploy.engines.plan_file import identify
     from yolact_deploy.engines.sidecar import read_plan, read_sidecar
+    from yolact_deploy.engines.targets import TITLES
 
     sidecar = read_sidecar(file)
     read_plan(file, sidecar, trust=True)  # refuses what is no plan, cut short, or not the sidecar's
     header = identify(file)
-    title = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT-RTX"}[header.kind]
+    title = TITLES[header.kind]
     facts: dict[str, Any] = {"file": str(file), "kind": f"engine of {title} {header.version}".rstrip(), "size": file_size(file)}
     if sidecar is None:
         facts["sidecar"] = "none: the engine runs only with --trust, or after yolact-deploy adopt"

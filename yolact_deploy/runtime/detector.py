@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from yolact_deploy.assembly import Heads, detect, detections_from_nms
 from yolact_deploy.classes import ClassList
 from yolact_deploy.detections import Detections
+from yolact_deploy.engines.targets import ENGINE_SUFFIXES
 from yolact_deploy.errors import ConfigError, MissingDependencyError, ModelFileError
 from yolact_deploy.manifest import Manifest
 from yolact_deploy.pictures import PictureSource, read_picture
@@ -24,7 +25,7 @@ from yolact_deploy.runtime.backend import Backend
 __all__ = ["CHECKPOINTS", "ENGINES", "Detector", "load"]
 
 CHECKPOINTS = (".pth", ".pt", ".safetensors")
-ENGINES = (".engine", ".plan", ".trt")
+ENGINES = ENGINE_SUFFIXES
 """How the files of each kind end."""
 _DEFAULT_GROUP = 8  # pictures prepared at once where the batch is dynamic
 
