@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import re
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +11,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from yolact_deploy.errors import OutputError
-from yolact_deploy.files import atomic_output
+from yolact_deploy.files import atomic_output, cache_folder
 
 from .gpu import Gpu
 from .versions import TensorRT
@@ -24,12 +22,8 @@ _PATIENCE = 60.0  # seconds to wait for another build that reads or writes, whic
 
 
 def default_folder() -> Path:
-    """``yolact-deploy/timing`` in the user's cache folder, as the system has it."""
-    if sys.platform == "win32":
-        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
-    else:
-        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return base / "yolact-deploy" / "timing"
+    """``yolact-deploy/timing`` in the user's cache folder."""
+    return cache_folder("timing")
 
 
 def file_name(tensorrt: TensorRT, gpu: Gpu) -> str:

@@ -1,17 +1,21 @@
-"""Writing artifacts so that an interruption, a full disk or a second run never leaves a half file or destroys a foreign one."""
+"""Writing artifacts so that an interruption, a full disk or a second run never leaves a half file or destroys a foreign one.
+
+And where to keep what can be made again.
+"""
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from yolact_deploy.errors import OutputError
 
-__all__ = ["atomic_output", "atomic_outputs", "refuse_overwrite", "sha256_of", "write_text"]
+__all__ = ["atomic_output", "atomic_outputs", "cache_folder", "refuse_overwrite", "sha256_of", "write_text"]
 
 
 def sha256_of(path: Path) -> str:
@@ -21,6 +25,15 @@ def sha256_of(path: Path) -> str:
         while piece := handle.read(1 << 20):
             digest.update(piece)
     return digest.hexdigest()
+
+
+def cache_folder(name: str) -> Path:
+    """``yolact-deploy/name`` in the user's cache folder, as the system has it; perhaps not there yet."""
+    if sys.platform == "win32":
+        base = Path(os.environ.get("LOCALAPPDATA") or Path.home() / "AppData" / "Local")
+    else:
+        base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return base / "yolact-deploy" / name
 
 
 def refuse_overwrite(path: Path, *, ours: bool, force: bool) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["DeviceBuffer", "DeviceInfo", "Driver", "Event", "Graph", "PinnedArray", "Stream"]
+__all__ = ["DeviceBuffer", "DeviceInfo", "Driver", "Event", "Graph", "Kernel", "Module", "PinnedArray", "Stream"]
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,20 @@ class Graph(_Owned):
         """Queue the recorded work."""
 
 
+class Kernel(ABC):
+    """A function of a :class:`Module`, which it keeps loaded."""
+
+    name: str
+
+
+class Module(_Owned):
+    """Compiled code, loaded on one GPU."""
+
+    @abstractmethod
+    def kernel(self, name: str) -> Kernel:
+        """The ``extern "C"`` kernel `name`. Raises :class:`yolact_deploy.errors.DeviceError` where there is none."""
+
+
 class Driver(ABC):
     """One GPU's primary context, which torch, TensorRT and the CUDA runtime use too.
 
@@ -132,6 +146,31 @@ class Driver(ABC):
     @abstractmethod
     def copy_to_host(self, target: NDArray[Any], source: int, stream: Stream) -> None:
         """Queue the copy from device address `source` into a C-contiguous, writable host array, whose size decides how much."""
+
+    @abstractmethod
+    def copy(self, target: int, source: int, size: int, stream: Stream) -> None:
+        """Queue the copy of `size` bytes within device memory."""
+
+    @abstractmethod
+    def clear(self, target: int, size: int, stream: Stream) -> None:
+        """Queue the filling of `size` bytes of device memory with zeros."""
+
+    @abstractmethod
+    def load_module(self, image: bytes) -> Module:
+        """Load a cubin for this GPU."""
+
+    @abstractmethod
+    def launch(self, kernel: Kernel, grid: tuple[int, int, int], threads: int, argument: bytes, stream: Stream, *, shared: int = 0) -> None:
+        """Queue a kernel that takes one structure by value.
+
+        Args:
+            kernel: of a module that this driver loaded.
+            grid: blocks in x, y and z, each at least 1.
+            threads: of a block, in x.
+            argument: the structure's bytes; read before the call returns.
+            stream: where.
+            shared: bytes of dynamic shared memory of each block.
+        """
 
     @abstractmethod
     def capture(self, stream: Stream, work: Callable[[], None]) -> Graph:

@@ -5,10 +5,14 @@
  * Device memory is filled with 0xA5, and freed memory is never handed out again. Nothing here is fast.
  *
  * Read from the environment: STUB_CUDA_DEVICES (1, at most 8), STUB_CUDA_MEMORY (bytes of each GPU, 4 GiB), STUB_CUDA_HOST_MEMORY (bytes
- * that may be page-locked, 4 GiB), STUB_CUDA_VERSION (13030), STUB_CUDA_CAPABILITY (8.9), STUB_CUDA_INIT (what cuInit returns, 0).
- * For tests alone: stub_cuda_live, stub_cuda_calls, stub_cuda_accessible, stub_cuda_fail, stub_cuda_forget.
+ * that may be page-locked, 4 GiB), STUB_CUDA_VERSION (13030), STUB_CUDA_CAPABILITY (8.9), STUB_CUDA_INIT (what cuInit returns, 0),
+ * STUB_CUDA_SHARED (bytes of shared memory that a block may have, 99 KiB), STUB_CUDA_KERNELS (a library whose shim_launch runs kernels;
+ * without one a launch is only noted), STUB_CUDA_KERNEL_ARGUMENT (see stub_cuda_module.h), STUB_CUDA_ORDER and STUB_CUDA_SEED (what that
+ * library is told, 0).
+ * For tests alone: stub_cuda_live, stub_cuda_calls, stub_cuda_accessible, stub_cuda_launches, stub_cuda_fail, stub_cuda_forget.
  */
 #include "stub_cuda_queue.h"
+#include "stub_cuda_module.h"
 
 /* The driver and its devices */
 
@@ -17,7 +21,8 @@ static const struct { int code; const char *name; } NAMES[] = {
     {NOT_INITIALIZED, "CUDA_ERROR_NOT_INITIALIZED"}, {NO_DEVICE, "CUDA_ERROR_NO_DEVICE"}, {INVALID_DEVICE, "CUDA_ERROR_INVALID_DEVICE"},
     {INVALID_CONTEXT, "CUDA_ERROR_INVALID_CONTEXT"}, {INVALID_HANDLE, "CUDA_ERROR_INVALID_HANDLE"}, {NOT_FOUND, "CUDA_ERROR_NOT_FOUND"},
     {NOT_READY, "CUDA_ERROR_NOT_READY"}, {ILLEGAL_ADDRESS, "CUDA_ERROR_ILLEGAL_ADDRESS"}, {NOT_PERMITTED, "CUDA_ERROR_NOT_PERMITTED"},
-    {719, "CUDA_ERROR_LAUNCH_FAILED"},
+    {INVALID_IMAGE, "CUDA_ERROR_INVALID_IMAGE"}, {NO_BINARY_FOR_GPU, "CUDA_ERROR_NO_BINARY_FOR_GPU"},
+    {LAUNCH_FAILED, "CUDA_ERROR_LAUNCH_FAILED"},
     {803, "CUDA_ERROR_SYSTEM_DRIVER_MISMATCH"}, {CAPTURE_UNSUPPORTED, "CUDA_ERROR_STREAM_CAPTURE_UNSUPPORTED"},
     {CAPTURE_INVALIDATED, "CUDA_ERROR_STREAM_CAPTURE_INVALIDATED"}, {CAPTURE_UNMATCHED, "CUDA_ERROR_STREAM_CAPTURE_UNMATCHED"},
     {CAPTURE_ISOLATION, "CUDA_ERROR_STREAM_CAPTURE_ISOLATION"}, {CAPTURED_EVENT, "CUDA_ERROR_CAPTURED_EVENT"},
@@ -42,12 +47,12 @@ API cuDeviceTotalMem_v2(size_t *size, int device) { (void)device; BEGIN(0); *siz
 API cuDeviceGetAttribute(int *value, int attribute, int device) {
     (void)device;
     BEGIN(0);
-    const char *capability = getenv("STUB_CUDA_CAPABILITY");
-    int major = 8, minor = 9;
-    if (capability) sscanf(capability, "%d.%d", &major, &minor);
+    int major, minor;
+    capability(&major, &minor);
     *value = attribute == 75 ? major : attribute == 76 ? minor : attribute == 41; /* 41: one address space for host and device */
     END(OK);
 }
+API cuDeviceComputeCapability(int *major, int *minor, int device) { (void)device; BEGIN(0); capability(major, minor); END(OK); }
 API cuDevicePrimaryCtxRetain(Context **context, int device) {
     BEGIN(0);
     if (device < 0 || device >= device_count()) END(INVALID_DEVICE);
@@ -78,6 +83,7 @@ API cuCtxPopCurrent_v2(Context **context) {
     depth--;
     END(OK);
 }
+API cuCtxDetach(Context *context) { (void)context; return INVALID_CONTEXT; } /* which primary contexts do not allow */
 API cuCtxGetDevice(int *device) { BEGIN(1); *device = current()->device; END(OK); }
 static int context_device(int *device, Context *context) { BEGIN(0); *device = context->device; END(OK); }
 API cuCtxGetStreamPriorityRange(int *least, int *greatest) { BEGIN(1); *least = 0, *greatest = -5; END(OK); }
@@ -220,6 +226,7 @@ API cuEventElapsedTime_v2(float *milliseconds, Object *earlier, Object *later) {
     *milliseconds = (float)((b->time.tv_sec - a->time.tv_sec) * 1e3 + (b->time.tv_nsec - a->time.tv_nsec) * 1e-6);
     END(OK);
 }
+API cuEventElapsedTime(float *milliseconds, Object *earlier, Object *later) { return cuEventElapsedTime_v2(milliseconds, earlier, later); }
 API cuLaunchHostFunc(Object *stream, void (*function)(void *), void *data) {
     BEGIN(1);
     END(enqueue(stream_of(stream), (Op){.kind = HOST, .function = function, .target = data}));
@@ -343,10 +350,12 @@ static const struct { const char *name; int version; void *function; } TABLE[] =
     {"cuLaunchHostFunc", 13020, launch_host_mode}, F2(cuStreamBeginCapture), F(cuStreamEndCapture), F(cuStreamIsCapturing),
     {"cuStreamGetCaptureInfo", 11030, capture_info_v2}, {"cuStreamGetCaptureInfo", 12030, capture_info}, F(cuGraphDestroy),
     F(cuGraphExecDestroy), F(cuGraphInstantiateWithFlags), F(cuGraphInstantiateWithParams), F(cuGraphLaunch),
+    F(cuModuleLoadData), F(cuModuleUnload), F(cuModuleGetFunction), F(cuFuncLoad), F(cuFuncGetParamInfo), F(cuFuncSetAttribute),
+    F(cuLaunchKernel),
 };
 API cuGetProcAddress_v2(const char *name, void **function, int version, uint64_t flags, int *status) {
     (void)flags;
-    *function = NULL;
+    *function = strcmp(name, "cuGetProcAddress") ? NULL : cuGetProcAddress_v2; /* cuda-bindings 12.9.0 asks for this one too */
     for (size_t i = 0; i < sizeof TABLE / sizeof *TABLE; i++)
         if (!strcmp(TABLE[i].name, name) && TABLE[i].version <= version) *function = TABLE[i].function;
     if (status) *status = *function ? 0 : 1;

@@ -27,7 +27,7 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted(Path(__file__).parent.glob("stub_cuda*.[ch]"))
-KINDS = ("device memory", "pinned memory", "streams", "events", "graphs", "executable graphs")
+KINDS = ("device memory", "pinned memory", "streams", "events", "graphs", "executable graphs", "modules")
 NOTHING = dict.fromkeys(KINDS, 0)
 _MARK = "@@scenario "
 
@@ -49,9 +49,22 @@ def stub_folder() -> Path:
         made = folder / f"{os.getpid()}.so"
         command = ["gcc", "-std=gnu11", "-O1", "-g", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-fvisibility=hidden"]
         units = [str(path) for path in SOURCES if path.suffix == ".c"]
-        subprocess.run([*command, "-Wl,-soname,libcuda.so.1", "-o", str(made), *units, "-lpthread"], check=True, timeout=120)
+        subprocess.run([*command, "-Wl,-soname,libcuda.so.1", "-o", str(made), *units, "-lpthread", "-ldl"], check=True, timeout=120)
         made.replace(library)
     return folder
+
+
+def c_library(source: str) -> Path:
+    """A library of C code with a ``shim_launch``, for the setting ``kernels``; made once for each text."""
+    folder = Path(tempfile.gettempdir()) / f"yolact-deploy-stub-kernels-{os.getuid()}"
+    library = folder / f"{hashlib.sha256(source.encode()).hexdigest()[:16]}.so"
+    if not library.exists():
+        folder.mkdir(mode=0o700, exist_ok=True)
+        made = folder / f"{os.getpid()}.so"
+        command = ["gcc", "-std=gnu11", "-O1", "-Wall", "-shared", "-fPIC", "-x", "c", "-o", str(made), "-"]
+        subprocess.run(command, input=source, text=True, check=True, timeout=120)
+        made.replace(library)
+    return library
 
 
 def stub_environment(folder: Path | None = None, **settings: object) -> dict[str, str]:
@@ -59,6 +72,7 @@ def stub_environment(folder: Path | None = None, **settings: object) -> dict[str
     places = [str(folder or stub_folder()), *filter(None, [os.environ.get("LD_LIBRARY_PATH")])]
     kept = {key: value for key, value in os.environ.items() if not key.startswith(("STUB_CUDA_", "CUDA_VISIBLE"))}
     given = {f"STUB_CUDA_{key.upper()}": str(value) for key, value in settings.items()}
+    given["XDG_CACHE_HOME"] = str(stub_folder() / "cache")  # compiled kernels stay from one process to the next
     return {**kept, **given, "LD_LIBRARY_PATH": os.pathsep.join(places), "OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"}
 
 
@@ -138,6 +152,16 @@ def calls(name: str) -> int:
 def accessible(address: int, size: int) -> bool:
     """Whether these bytes are live device or page-locked memory."""
     return bool(library().stub_cuda_accessible(ctypes.c_void_p(address), ctypes.c_size_t(size)))
+
+
+def launches() -> list[tuple[str, tuple[int, int, int], int, int]]:
+    """The kernels that ran in this process, in their order: name, blocks in x, y and z, threads of a block, bytes of shared memory."""
+    found: list[tuple[str, tuple[int, int, int], int, int]] = []
+    name, numbers = ctypes.create_string_buffer(64), (ctypes.c_uint * 5)()
+    while library().stub_cuda_launches(ctypes.c_long(len(found)), name, len(name), numbers):
+        x, y, z, threads, shared = numbers
+        found.append((name.value.decode(), (x, y, z), threads, shared))
+    return found
 
 
 HostFunction = ctypes.CFUNCTYPE(None, ctypes.c_void_p)

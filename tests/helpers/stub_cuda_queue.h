@@ -1,4 +1,5 @@
 /* The stand-in's state: contexts, everything that has a handle or an address, and work that waits to be run. */
+#pragma once
 #define _GNU_SOURCE
 #include <pthread.h>
 #include <stdint.h>
@@ -10,12 +11,13 @@
 
 #define API __attribute__((visibility("default"))) int
 enum {
-    OK = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NOT_INITIALIZED = 3, NO_DEVICE = 100, INVALID_DEVICE = 101, INVALID_CONTEXT = 201,
-    INVALID_HANDLE = 400, NOT_FOUND = 500, NOT_READY = 600, ILLEGAL_ADDRESS = 700, NOT_PERMITTED = 800, CAPTURE_UNSUPPORTED = 900,
+    OK = 0, INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NOT_INITIALIZED = 3, NO_DEVICE = 100, INVALID_DEVICE = 101, INVALID_IMAGE = 200,
+    INVALID_CONTEXT = 201, NO_BINARY_FOR_GPU = 209, INVALID_HANDLE = 400, NOT_FOUND = 500, NOT_READY = 600, ILLEGAL_ADDRESS = 700,
+    LAUNCH_FAILED = 719, NOT_PERMITTED = 800, CAPTURE_UNSUPPORTED = 900,
     CAPTURE_INVALIDATED = 901, CAPTURE_UNMATCHED = 903, CAPTURE_ISOLATION = 905, CAPTURED_EVENT = 907, WRONG_THREAD = 908
 };
-enum { DEVICE_MEMORY, PINNED_MEMORY, STREAM, EVENT, GRAPH, EXEC, KINDS };
-enum { COPY, FILL, HOST, RECORD, WAIT };
+enum { DEVICE_MEMORY, PINNED_MEMORY, STREAM, EVENT, GRAPH, EXEC, MODULE, FUNCTION };
+enum { COPY, FILL, HOST, LAUNCH, RECORD, WAIT };
 enum { GLOBAL_MODE, THREAD_MODE, RELAXED_MODE };
 enum { NONBLOCKING = 1, NO_TIMING = 2, MANY = 8 };
 
@@ -26,20 +28,21 @@ typedef struct {
     const void *source;
     size_t size;
     void (*function)(void *);
-    Object *event;
+    Object *event;           /* of RECORD and WAIT; the function of LAUNCH, whose argument is `source` */
     uint64_t mark;
+    unsigned numbers[5];     /* LAUNCH: blocks in x, y and z, threads, bytes of shared memory */
 } Op;
 typedef struct { Op *ops; size_t count, room, next; } List;
 struct object {              /* whatever a handle or an address names; objects stay in the list after their end, to tell late uses */
     Object *older;
     int kind, alive, device, flags;
-    char *base;              /* memory */
+    char *base;              /* memory; module: its image; function: its name */
     size_t size;
     List list;               /* stream: queued work; graph and exec: recorded work */
     Object *graph;           /* stream: what it is recorded into; event: where it was recorded */
     int mode, invalid;       /* stream: of its capture */
     pthread_t thread;
-    Object *stream;          /* event: where it was last recorded */
+    Object *stream;          /* event: where it was last recorded; function: its module */
     uint64_t asked, reached; /* event: marks */
     struct timespec time;
 };
@@ -62,6 +65,11 @@ static long long setting(const char *name, long long otherwise) {
 }
 static long long total(void) { return setting("STUB_CUDA_MEMORY", 4LL << 30); }
 static int device_count(void) { return (int)setting("STUB_CUDA_DEVICES", 1); }
+static void capability(int *major, int *minor) {
+    const char *text = getenv("STUB_CUDA_CAPABILITY");
+    *major = 8, *minor = 9;
+    if (text) sscanf(text, "%d.%d", major, minor);
+}
 static Context *current(void) { return depth ? stack[depth - 1] : NULL; }
 
 /* Every call begins here: counts it, and takes the locks that `leave` gives back. */
@@ -121,6 +129,7 @@ static void append(List *list, Op op) {
     list->ops[list->count++] = op;
 }
 static void run(Object *stream, Object *event, uint64_t mark);
+static const char *run_kernel(const Op *op);
 static void execute(Op *op, Object *stream) {
     int *fault = &contexts[stream->device].fault;
     int reachable = (!op->to_device || on_device(op->target, op->size)) && (!op->from_device || on_device(op->source, op->size));
@@ -137,6 +146,14 @@ static void execute(Op *op, Object *stream) {
         op->function(op->target);
         in_callback = 0;
         pthread_mutex_lock(&lock);
+    }
+    else if (op->kind == LAUNCH) {
+        pthread_mutex_unlock(&lock);
+        in_callback = 1;
+        const char *told = run_kernel(op);
+        in_callback = 0;
+        pthread_mutex_lock(&lock);
+        if (told) *fault = LAUNCH_FAILED, fprintf(stderr, "%s: %s\n", op->event->base, told);
     }
     if (op->staged) free((void *)op->source);
 }

@@ -11,6 +11,7 @@ import pytest
 
 from tests.helpers.stub_cuda import ROOT, missing, run_scenarios, run_with_stub
 from yolact_deploy.engines.cuda import cuda_core, open_driver
+from yolact_deploy.engines.cuda.calls import _stream_handle
 from yolact_deploy.errors import MissingDependencyError
 
 pytest.importorskip("cuda.core", reason="cuda-core is not installed")
@@ -62,6 +63,7 @@ def test_with_a_lost_gpu() -> None:
 
 
 BINDINGS = metadata.version("cuda-bindings")
+MAJOR = int(BINDINGS.partition(".")[0])
 CHECK = "See `nvidia-smi` and CUDA_VISIBLE_DEVICES."
 
 
@@ -77,10 +79,10 @@ CHECK = "See `nvidia-smi` and CUDA_VISIBLE_DEVICES."
         ({}, 1, "GPU 1 was asked for, this machine shows GPU 0.", CHECK),
         ({"devices": 3}, -1, "GPU -1 was asked for, this machine shows GPU 0 to 2.", CHECK),
         (
-            {"version": 12040},
+            {"version": (MAJOR - 1) * 1000 + 40},
             0,
-            f"NVIDIA's driver supports CUDA 12.4; cuda-bindings {BINDINGS} needs {BINDINGS.split('.')[0]}.0.",
-            'Update NVIDIA\'s driver, or run: pip install "cuda-bindings<13"',
+            f"NVIDIA's driver supports CUDA {MAJOR - 1}.4; cuda-bindings {BINDINGS} needs {MAJOR}.0.",
+            f'Update NVIDIA\'s driver, or run: pip install "cuda-bindings<{MAJOR}"',
         ),
         (
             {"init": 803},
@@ -103,7 +105,8 @@ def test_without_a_driver(tmp_path: Path) -> None:
 
 
 def test_without_the_package(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "cuda.core", None)
+    for package in ("cuda.core", "pycuda"):
+        monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(MissingDependencyError) as told:
         open_driver()
     assert str(told.value) == ('Running an engine needs cuda-core, which is not installed. Run: pip install "yolact-deploy[tensorrt]"')
@@ -126,3 +129,12 @@ def test_importing_loads_no_cuda_package() -> None:
     program = "import sys, yolact_deploy.engines.cuda; print([name for name in sys.modules if name.partition('.')[0] == 'cuda'])"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
     assert done.stdout == "[]\n"
+
+
+def test_an_unknown_protocol_of_streams_is_told() -> None:
+    class Later:
+        def __cuda_stream__(self) -> tuple[int, int]:
+            return 1, 0x1000
+
+    with pytest.raises(TypeError, match="__cuda_stream__ of Later follows version 1 of the protocol, version 0 is known"):
+        _stream_handle(Later())

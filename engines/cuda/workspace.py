@@ -1,0 +1,213 @@
+"""What GPU post-processing needs to know beforehand, and its buffers: sized once, in one piece of device memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from yolact_deploy.errors import ConfigError
+from yolact_deploy.postprocess import PostprocessSettings
+
+from .driver import Driver
+from .problem import Problem
+
+__all__ = ["MOST_PIXELS", "HeadShapes", "Workspace", "check_settings"]
+
+MOST_PIXELS = 2**31
+"""A picture must have fewer."""
+
+_LARGEST_K = 1024  # of kernels/block.cuh
+_MOST_PROTOTYPES = 64
+_MOST_OUTLINE_BYTES = 40_000  # dynamic shared memory that every GPU has beside the static part
+_ENTRIES = 2**32
+_ALIGNMENT = 256
+
+
+@dataclass(frozen=True)
+class HeadShapes:
+    """The sizes of a network's head outputs, the batch left out.
+
+    Attributes:
+        priors: P, at least 1.
+        classes: C with background, at least 2.
+        prototypes: K, 1 … 64.
+        height, width: h and w of the prototypes.
+
+    Raises :class:`ConfigError` for sizes that the kernels do not take.
+    """
+
+    priors: int
+    classes: int
+    prototypes: int
+    height: int
+    width: int
+
+    def __post_init__(self) -> None:
+        lower = {"priors": 1, "classes": 2, "prototypes": 1, "height": 1, "width": 1}
+        for name, least in lower.items():
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name} is {getattr(self, name)}, at least {least} was wanted.", "Give the shapes of the head outputs.")
+        mend = "Use the CPU's post-processing: postprocess='cpu'."
+        if self.prototypes > _MOST_PROTOTYPES:
+            raise ConfigError(f"{self.prototypes} prototypes were given, the GPU's mask assembly takes {_MOST_PROTOTYPES}.", mend)
+        if self.priors * (self.classes - 1) >= _ENTRIES:
+            raise ConfigError(f"{self.priors} priors of {self.classes} classes are 2^32 scores or more.", mend)
+        if self.outline_bytes > _MOST_OUTLINE_BYTES:
+            found = f"{self.height} x {self.width} samples need {self.outline_bytes:,} bytes of shared memory"
+            raise ConfigError(f"Prototypes of {found}, {_MOST_OUTLINE_BYTES:,} can be had.", mend)
+
+    @property
+    def outline_bytes(self) -> int:
+        """Dynamic shared memory of a block that walks outlines (``Outline::shared_bytes``)."""
+        return 4 * (self.width * -(-self.height // 32) + self.height + 1)
+
+
+def check_settings(settings: PostprocessSettings) -> None:
+    """Raise :class:`ConfigError` for settings that only the CPU's post-processing follows."""
+    if settings.nms == "traditional":
+        raise ConfigError("Traditional NMS runs on the CPU only.", "Use postprocess='cpu', or nms='fast'.")
+    for name in ("top_k", "max_detections"):
+        if getattr(settings, name) > _LARGEST_K:
+            raise ConfigError(f"{name} is {getattr(settings, name)}, the GPU ranks at most {_LARGEST_K}.", "Use postprocess='cpu'.")
+
+
+class Workspace:
+    """The buffers of one post-processing run at a time, and the :class:`Problem` that points to them.
+
+    Attributes:
+        shapes, batch, settings: what it is for; `batch` is the largest.
+        slots: D, detections that a picture can have.
+        device_bytes, pinned_bytes: what it holds.
+
+    `rle_bytes` of compressed masks are kept for each picture; `bits` is the largest picture (width, height) whose masks can be packed
+    into bits, None for no such buffer.
+    """
+
+    def __init__(
+        self,
+        driver: Driver,
+        shapes: HeadShapes,
+        batch: int,
+        settings: PostprocessSettings,
+        *,
+        rle_bytes: int,
+        bits: tuple[int, int] | None = None,
+        rescoring: bool = False,
+    ) -> None:
+        check_settings(settings)
+        if batch < 1 or rle_bytes < 1:
+            raise ConfigError(f"A batch of {batch} with {rle_bytes} bytes of RLE was asked for, at least 1 is wanted.", "Give 1 or more.")
+        self.shapes, self.batch, self.settings = shapes, batch, settings
+        cross = settings.nms == "cross-class"
+        groups = 1 if cross else shapes.classes - 1
+        self.slots = settings.top_k if cross else settings.max_detections
+        arena = -(-rle_bytes * batch // 16) * 16
+        if arena >= 2**32:
+            raise ConfigError(f"{rle_bytes} bytes of RLE for each of {batch} pictures are 2^32 or more.", "Give a smaller rle_bytes.")
+        stride = -(-bits[0] // 32) * bits[1] if bits else 0
+        ranked = batch * groups * settings.top_k
+        found = batch * self.slots
+        samples = shapes.height * shapes.width
+        layout = {
+            "arena_used": 8,
+            "candidate_counts": 4 * batch,
+            "survivor_counts": 4 * batch,
+            "candidates": 4 * batch * shapes.priors,
+            "best_keys": 8 * batch * shapes.priors,
+            "ranked": 8 * ranked,
+            "ranked_counts": 4 * batch * groups,
+            "survivors": 8 * ranked,
+            "chosen_coefficients": 4 * found * shapes.prototypes,
+            "crops": 16 * found,
+            "probabilities": 4 * found * samples,
+            "arena": arena,
+            "bits": 4 * found * stride,
+            "pictures": 8 * batch,
+        }
+        results = {
+            "counts": 4 * batch,
+            "found_boxes": 16 * found,
+            **dict.fromkeys(("found_scores", "mask_scores", "labels", "priors", "rle_starts", "rle_lengths"), 4 * found),
+        }
+        counters = _places({name: layout.pop(name) for name in ("arena_used", "candidate_counts", "survivor_counts")}, alignment=8)
+        self._results = _places(results, alignment=8)
+        places = _places({"counters": counters.size, "results": self._results.size, **layout}, alignment=_ALIGNMENT)
+        self.device_bytes, self.pinned_bytes = places.size, self._results.size + arena + 8 * batch
+        self._device = driver.allocate(places.size)
+        try:
+            self._pinned = driver.allocate_pinned(self._results.size + 8 * batch)
+            self._arena = driver.allocate_pinned(arena)
+        except BaseException:
+            self.close()
+            raise
+        self.counters = (self._device.pointer, counters.size)
+        self._results_pointer = self._device.pointer + places.starts["results"]
+        own = {name: self._device.pointer + start for name, start in places.starts.items() if name not in ("counters", "results")}
+        own |= {name: self._device.pointer + places.starts["counters"] + start for name, start in counters.starts.items()}
+        own |= {name: self._results_pointer + start for name, start in self._results.starts.items()}
+        self.problem = Problem(
+            **own,
+            delivered=self._arena.array.ctypes.data,
+            prior_count=shapes.priors,
+            classes=shapes.classes,
+            groups=groups,
+            prototype_count=shapes.prototypes,
+            height=shapes.height,
+            width=shapes.width,
+            top_k=settings.top_k,
+            max_detections=self.slots,
+            score_threshold=settings.score_threshold,
+            iou_threshold=settings.iou_threshold,
+            fill=int(rescoring),
+            arena_size=arena,
+            bits_stride=stride,
+        )
+
+    @property
+    def pictures(self) -> NDArray[np.int32]:
+        """int32 [batch, 2] in page-locked memory: width and height of each picture."""
+        return self._pinned.array[self._results.size :].view(np.int32).reshape(self.batch, 2)
+
+    @property
+    def arena(self) -> NDArray[np.uint8]:
+        """The compressed masks as they arrive on the host."""
+        return self._arena.array
+
+    @property
+    def staged_results(self) -> tuple[NDArray[np.uint8], int]:
+        """Page-locked memory for the results' tables, and their device address."""
+        return self._pinned.array[: self._results.size], self._results_pointer
+
+    def result(self, name: str) -> NDArray[np.generic]:
+        """One table of the results on the host: [batch] for ``counts``, else [batch, slots, …]."""
+        dtypes = {"found_boxes": np.float32, "found_scores": np.float32, "mask_scores": np.float32, "labels": np.int32, "priors": np.int32}
+        start = self._results.starts[name]
+        table = self._pinned.array[start : start + self._results.sizes[name]].view(dtypes.get(name, np.uint32))
+        if name == "counts":
+            return table
+        return table.reshape((self.batch, self.slots, 4) if name == "found_boxes" else (self.batch, self.slots))
+
+    def close(self) -> None:
+        """Give the memory back; nothing may run on it any more."""
+        for name in ("_device", "_pinned", "_arena"):
+            owned = getattr(self, name, None)
+            if owned is not None:
+                owned.close()
+
+
+@dataclass(frozen=True)
+class _Places:
+    starts: dict[str, int]
+    sizes: dict[str, int]
+    size: int
+
+
+def _places(sizes: dict[str, int], alignment: int) -> _Places:
+    """Where pieces of these sizes begin, one after the other, and the end of the last."""
+    starts, end = {}, 0
+    for name, size in sizes.items():
+        starts[name] = end
+        end += -(-size // alignment) * alignment
+    return _Places(starts, dict(sizes), end)
