@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any
@@ -159,6 +159,7 @@ class Context:
         self._pinned: dict[str, PinnedArray] = {}
         self._graph: Graph | None = None
         self._runs, self._size = 0, 0
+        self._after: Callable[[Stream], None] | None = None
         try:
             self._own: Stream = self._release.enter_context(self._driver.create_stream())
             self.stream = self._own if stream is None else self._release.enter_context(self._driver.borrow_stream(stream))
@@ -197,21 +198,29 @@ class Context:
 
         Raises :class:`ConfigError` for inputs that do not fit the engine, :class:`DeviceError` where the GPU fails.
         """
-        size = self._checked(inputs)
-        for tensor in self.engine.inputs:
-            staged = self._view(tensor, size)
-            np.copyto(staged, inputs[tensor.name])
-            self._driver.copy_to_device(self.buffers[tensor.name].pointer, staged, self.stream)
+        size = self.upload(inputs)
         self.enqueue(size)
         for tensor in self.engine.outputs:
             self._driver.copy_to_host(self._view(tensor, size), self.buffers[tensor.name].pointer, self.stream)
         self.stream.synchronize()
         return {tensor.name: self._view(tensor, size).copy() for tensor in self.engine.outputs}
 
-    def enqueue(self, size: int) -> None:
-        """Queue one execution on a batch of `size`, device buffers to device buffers, without waiting."""
+    def upload(self, inputs: dict[str, NDArray[Any]]) -> int:
+        """Queue the copies of the inputs to their buffers; returns their batch size. The stream must be past the last upload."""
+        size = self._checked(inputs)
+        for tensor in self.engine.inputs:
+            staged = self._view(tensor, size)
+            np.copyto(staged, inputs[tensor.name])
+            self._driver.copy_to_device(self.buffers[tensor.name].pointer, staged, self.stream)
+        return size
+
+    def enqueue(self, size: int, after: Callable[[Stream], None] | None = None) -> None:
+        """Queue one execution on a batch of `size`, device buffers to device buffers, without waiting.
+
+        `after` queues what is to follow on the stream that it is given; a graph holds both. It has to queue the same each time.
+        """
         self._check_batch(size)
-        self._prepare(size)
+        self._prepare(size, after)
         if self._graph is None and self.graphs and self._runs == 1:
             self._capture()
         if self._graph is not None:
@@ -220,12 +229,18 @@ class Context:
             self._execute(self.stream)
         self._runs += 1
 
-    def _prepare(self, size: int) -> None:
-        """Set the shapes of a batch size that differs from the last one, which ends that one's graph."""
-        if size == self._size:
+    def execute(self, size: int, stream: Stream) -> None:
+        """Queue one execution on a batch of `size` on another stream than the context's, never from a graph of its own."""
+        self._check_batch(size)
+        self._prepare(size, None)
+        self._execute(stream)
+
+    def _prepare(self, size: int, after: Callable[[Stream], None] | None) -> None:
+        """Set the shapes of a batch size that differs from the last one, which ends that one's graph, as other work after it does."""
+        if size == self._size and after == self._after:
             return
         self._drop_graph()
-        self._runs, self._size = 0, 0
+        self._runs, self._size, self._after = 0, 0, after
         if self.engine.dynamic:
             for tensor in self.engine.inputs:
                 with self._driver.active():
@@ -251,6 +266,8 @@ class Context:
             queued = self.handle.execute_async_v3(stream.handle)
         if not queued:
             raise self._failure("failed to run")
+        if self._after is not None:
+            self._after(stream)
 
     def _drop_graph(self) -> None:
         if self._graph is not None:

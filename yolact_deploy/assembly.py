@@ -21,7 +21,7 @@ from yolact_deploy.postprocess import (
     select,
 )
 
-__all__ = ["Heads", "MaskIou", "detect", "detections_from_nms", "finish"]
+__all__ = ["Heads", "MaskIou", "assembled", "detect", "detections_from_nms", "finish"]
 
 Floats = NDArray[np.float32]
 MaskIou = Callable[[Floats], Floats]
@@ -74,7 +74,7 @@ def finish(
         counts = rles_from_probabilities(probabilities, chosen.boxes, width, height)
     else:
         counts = mask_rles(prototypes, coefficients, chosen.boxes, width, height)
-    return _detections(chosen, mask_scores, counts, width, height, classes)
+    return assembled(chosen, mask_scores, counts, width, height, classes)
 
 
 def detections_from_nms(
@@ -101,10 +101,11 @@ def detections_from_nms(
         return finish(chosen, rows("detections_coefficients"), prototypes, width, height, classes, mask_iou=mask_iou)
     mask_scores = rows("detections_mask_scores") if "detections_mask_scores" in outputs else chosen.scores
     counts = rles_from_probabilities(rows("detections_masks"), chosen.boxes, width, height)
-    return _detections(chosen, mask_scores, counts, width, height, classes)
+    return assembled(chosen, mask_scores, counts, width, height, classes)
 
 
-def _detections(chosen: Selection, mask_scores: Floats, counts: list[bytes], width: int, height: int, classes: ClassList) -> Detections:
+def assembled(chosen: Selection, mask_scores: Floats, counts: list[bytes], width: int, height: int, classes: ClassList) -> Detections:
+    """What NMS has chosen, with the masks' scores [N] and compressed RLE, for a picture of `width` x `height` pixels."""
     return Detections(
         pixel_boxes(chosen.boxes, width, height),
         chosen.scores,

@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 
 from tests.export.artifacts import Artifacts
+from tests.helpers.kernel_library import build_library
 from tests.helpers.stub_cuda import missing, run_scenarios
 
 pytest.importorskip("cuda.core", reason="cuda-core is not installed")
 pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX, whose enums the fake uses, is not installed")
 pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
 
-RUNNING, REFUSING = "tests.runtime.tensorrt_scenarios", "tests.runtime.tensorrt_refusals"
+RUNNING, REFUSING, PLACES = "tests.runtime.tensorrt_scenarios", "tests.runtime.tensorrt_refusals", "tests.runtime.postprocess_scenarios"
 SCENARIOS: list[tuple[str, dict[str, Any], list[str]]] = [
     (RUNNING, {}, ["every_graph_gives_what_onnx_runtime_gives"]),
     (RUNNING, {}, ["a_batch_larger_than_the_usual_group", "lists_of_any_length", "a_fixed_batch_is_padded"]),
@@ -31,6 +32,18 @@ SCENARIOS: list[tuple[str, dict[str, Any], list[str]]] = [
             "work_goes_to_the_callers_stream",
             "a_lean_runtime_is_handed_on",
             "options_that_do_not_fit_an_engine",
+        ],
+    ),
+    (
+        PLACES,
+        {},
+        [
+            "detections_are_made_where_it_is_told",
+            "what_only_the_host_does",
+            "without_kernels_the_host_goes_on",
+            "cross_class_nms_and_changing_settings",
+            "batches_of_any_size_on_the_gpu",
+            "outputs_and_detections_take_turns",
         ],
     ),
     (
@@ -85,7 +98,7 @@ class _Outcomes(dict[str, str]):
 
     def __missing__(self, name: str) -> str:
         module, settings, names = next(group for group in SCENARIOS if name in group[2])
-        self.update(run_scenarios(module, names, self.arguments, **settings))
+        self.update(run_scenarios(module, names, self.arguments, kernels=build_library(), **settings))
         return self[name]
 
 

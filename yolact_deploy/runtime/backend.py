@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from yolact_deploy.detections import Detections
 from yolact_deploy.errors import YolactDeployError
 from yolact_deploy.manifest import Manifest
+from yolact_deploy.postprocess import PostprocessSettings
 
 __all__ = ["Backend"]
 
@@ -53,6 +56,11 @@ class Backend(ABC):
 
         Returns arrays on the host, by output name. Raises :class:`YolactDeployError` where `images` is not what the manifest says.
         """
+        self.check(images)
+        return self.infer_impl(images)
+
+    def check(self, images: NDArray[Any]) -> None:
+        """Raise :class:`YolactDeployError` where `images` is not what the manifest says."""
         spec = self.manifest.inputs[0]
         wanted = (len(images) if isinstance(spec.shape[0], str) and images.ndim else spec.shape[0], *spec.shape[1:])
         if images.dtype != np.dtype(spec.dtype) or images.shape != wanted or not images.size:
@@ -60,7 +68,13 @@ class Backend(ABC):
                 f"The input is {images.dtype} {list(images.shape)}, {spec.dtype} {list(spec.shape)} was wanted.",
                 "Prepare pictures with yolact_deploy.preprocess.prepare, or call Detector.predict.",
             )
-        return self.infer_impl(images)
+
+    def detect(self, images: NDArray[Any], sizes: Sequence[tuple[int, int]], settings: PostprocessSettings) -> list[Detections] | None:
+        """Everything up to the detections, where the backend does that on its device; None where post-processing is the host's.
+
+        `images` as for :meth:`infer`; `sizes` are (width, height) of the first ``len(sizes)`` pictures, the rest is padding.
+        """
+        return None
 
     @abstractmethod
     def infer_impl(self, images: NDArray[Any]) -> dict[str, NDArray[Any]]:

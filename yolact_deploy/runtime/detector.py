@@ -81,7 +81,8 @@ class Detector:
         """Detect instances in one picture, or in each of a list.
 
         `source` is a path, a uint8 array [H, W, 3] (then `channels` must say ``rgb`` or ``bgr``), a PIL image, or a list of these.
-        Detections with a score above `score_threshold` are kept. ``milliseconds`` of the result tells each stage's time.
+        Detections with a score above `score_threshold` are kept. ``milliseconds`` of the result tells each stage's time; NMS and masks
+        that are made on the GPU belong to ``inference``.
         Raises :class:`yolact_deploy.errors.PictureError` for a picture that cannot be read.
         """
         if isinstance(source, (list, tuple)):
@@ -121,6 +122,10 @@ class Detector:
         if len(images) < smallest:
             images = np.concatenate([images, np.zeros((smallest - len(images), *images.shape[1:]), images.dtype)])
         clock = time.perf_counter()
+        on_device = self.backend.detect(images, sizes, self.settings)
+        if on_device is not None:
+            spent = {"inference": 1000 * (time.perf_counter() - clock) / len(sizes)}
+            return [replace(found, milliseconds=spent) for found in on_device]
         outputs = self.backend.infer(images)
         inference = 1000 * (time.perf_counter() - clock) / len(sizes)
         results = []
@@ -166,11 +171,12 @@ def load(
     graphs: bool = True,
     stream: object | None = None,
     lean_runtime: str | None = None,
+    postprocess: Literal["auto", "gpu", "cpu"] = "auto",
 ) -> Detector:
     """A :class:`Detector` for an ONNX file (``.onnx``), an engine (``.engine``) or a checkpoint (``.pth``, ``.pt``, ``.safetensors``).
 
     ONNX files run in ONNX Runtime (`providers`, `threads`: see :class:`yolact_deploy.runtime.onnx_backend.OnnxBackend`) and engines in
-    TensorRT (`device`, `trust`, `contexts`, `graphs`, `stream`, `lean_runtime`: see
+    TensorRT (`device`, `trust`, `contexts`, `graphs`, `stream`, `lean_runtime`, `postprocess`: see
     :class:`yolact_deploy.runtime.tensorrt_backend.TensorRTBackend`); neither imports torch. Checkpoints run in PyTorch (`device`,
     `variant`, `config`, `classes`: see :class:`yolact_deploy.runtime.torch_backend.TorchBackend`). `settings` change the NMS where it is
     not in the graph.
@@ -191,7 +197,7 @@ def load(
         raise ConfigError(f"{path.name} runs in {chosen}, {backend} was asked for.", "Leave the backend to auto.")
     origin = {"variant": variant, "config": config, "classes": classes}
     runtime = {"stream": stream, "lean_runtime": lean_runtime, "trust": trust or None, "contexts": contexts if contexts != 1 else None}
-    runtime["graphs"] = None if graphs else False
+    runtime |= {"graphs": None if graphs else False, "postprocess": None if postprocess == "auto" else postprocess}
     if chosen == "onnxruntime":
         mend = "Choose where it runs by providers; its variant, configuration and classes are inside the file."
         _refuse("an ONNX file", {"device": device, **origin, **runtime}, mend)
@@ -203,7 +209,16 @@ def load(
         from yolact_deploy.runtime.tensorrt_backend import TensorRTBackend
 
         return Detector(
-            TensorRTBackend(path, device=device, contexts=contexts, graphs=graphs, stream=stream, trust=trust, lean_runtime=lean_runtime),
+            TensorRTBackend(
+                path,
+                device=device,
+                contexts=contexts,
+                graphs=graphs,
+                stream=stream,
+                trust=trust,
+                lean_runtime=lean_runtime,
+                postprocess=postprocess,
+            ),
             settings,
         )
     _refuse("a checkpoint", {"providers": providers, **runtime}, "Choose where it runs by device.")

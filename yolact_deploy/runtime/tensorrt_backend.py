@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
+from yolact_deploy.detections import Detections
+from yolact_deploy.engines.cuda.compiler import cached_kernels
+from yolact_deploy.engines.cuda.driver import Module
+from yolact_deploy.engines.cuda.workspace import MOST_PIXELS, check_settings
+from yolact_deploy.engines.detecting import DetectingContext
 from yolact_deploy.engines.loading import load_engine
-from yolact_deploy.errors import ConfigError, ModelFileError
+from yolact_deploy.engines.session import Context
+from yolact_deploy.errors import ConfigError, DeviceError, MissingDependencyError, ModelFileError
+from yolact_deploy.postprocess import PostprocessSettings
 from yolact_deploy.runtime.backend import Backend
 
-__all__ = ["TensorRTBackend"]
+__all__ = ["PostprocessPlace", "TensorRTBackend"]
+
+PostprocessPlace = Literal["auto", "gpu", "cpu"]
+"""Where NMS and masks are made; ``auto``: on the GPU where it can."""
 
 
 class TensorRTBackend(Backend):
@@ -21,6 +33,9 @@ class TensorRTBackend(Backend):
     `device` is ``cuda`` or ``cuda:1``; `contexts` is how many threads may run it at once, each with buffers of its own; `graphs` replays
     CUDA graphs where the batch stays the same; `stream` is a stream of the caller's to run on (torch's, CuPy's, or a ``CUstream`` as an
     integer). `trust` loads an engine without a sidecar. The arguments and errors are :func:`yolact_deploy.engines.loading.load_engine`'s.
+
+    `postprocess` says where NMS and masks are made. With ``auto`` that is the GPU, but for what only the CPU does (traditional NMS, engines
+    with NMS inside) and where NVRTC is missing; :attr:`host_reason` tells. With ``gpu`` these are a :class:`ConfigError`.
     """
 
     name = "tensorrt"
@@ -35,7 +50,10 @@ class TensorRTBackend(Backend):
         stream: object | None = None,
         trust: bool = False,
         lean_runtime: str | None = None,
+        postprocess: PostprocessPlace = "auto",
     ) -> None:
+        if postprocess not in get_args(PostprocessPlace):
+            raise ConfigError(f"postprocess is {postprocess!r}.", f"Name one of {', '.join(get_args(PostprocessPlace))}.")
         index = _device_index(device)
         self.engine = load_engine(
             path, device=index, contexts=contexts, graphs=graphs, stream=stream, trust=trust, lean_runtime=lean_runtime
@@ -44,6 +62,12 @@ class TensorRTBackend(Backend):
         session = self.engine.session.engine
         self.device = f"{session.driver.info.name}, {session.tensorrt}"
         self._batches = session.batch
+        self._postprocess = postprocess
+        self._lock = threading.Lock()
+        self._image: bytes | None = None
+        self._module: Module | None = None
+        self._detecting: dict[Context, DetectingContext] = {}
+        self._no_kernels = ""
 
     @property
     def smallest_batch(self) -> int:
@@ -56,6 +80,59 @@ class TensorRTBackend(Backend):
     def infer_impl(self, images: NDArray[Any]) -> dict[str, NDArray[Any]]:
         """See :meth:`Backend.infer`."""
         return self.engine.session.run({self.manifest.inputs[0].name: images})
+
+    def host_reason(self, sizes: Sequence[tuple[int, int]], settings: PostprocessSettings) -> str:
+        """Why the detections of such pictures are made on the CPU; empty where they are made on the GPU."""
+        if self._postprocess == "cpu":
+            return "postprocess='cpu' was asked for"
+        if self.manifest.postprocess != "none":
+            return f"the engine has its NMS inside (--postprocess {self.manifest.postprocess})"
+        if any(width * height >= MOST_PIXELS for width, height in sizes):
+            return "a picture has 2^31 pixels or more"
+        try:
+            check_settings(settings)
+        except ConfigError as error:
+            return error.message.rstrip(".")
+        with self._lock:
+            return "" if self._module is not None or self._image is not None else self._compile()
+
+    def detect(self, images: NDArray[Any], sizes: Sequence[tuple[int, int]], settings: PostprocessSettings) -> list[Detections] | None:
+        """See :meth:`Backend.detect`."""
+        self.check(images)
+        reason = self.host_reason(sizes, settings)
+        if reason and self._postprocess == "gpu":
+            raise ConfigError(f"Post-processing on the GPU was asked for, but {reason}.", "Use postprocess='auto'.")
+        if reason:
+            return None
+        with self.engine.session.context() as context:
+            return self._behind(context, settings).detect({self.manifest.inputs[0].name: images}, sizes, self.manifest.classes)
+
+    def _compile(self) -> str:
+        """Take the kernels from the cache or compile them; why that cannot be, or nothing."""
+        if self._no_kernels:
+            return self._no_kernels
+        try:
+            self._image = cached_kernels(self.engine.session.engine.driver.info.compute_capability)
+        except (DeviceError, MissingDependencyError) as error:
+            self._no_kernels = f"{error.message.rstrip('.')} ({error.mend.rstrip('.')})"
+        return self._no_kernels
+
+    def _behind(self, context: Context, settings: PostprocessSettings) -> DetectingContext:
+        """The post-processing behind this context, made anew for other settings."""
+        known = self._detecting.get(context)
+        if known is not None and known.settings == settings:
+            return known
+        if known is not None:
+            del self._detecting[context]
+            known.close()
+        with self._lock:
+            if self._module is None:
+                assert self._image is not None
+                self._module = self.engine.session.engine.driver.load_module(self._image)
+                self._image = None
+        net = self.engine.mask_iou.engine if self.engine.mask_iou is not None else None
+        made = self._detecting[context] = DetectingContext(context, settings, self._module, net)
+        return made
 
     def mask_iou(self, masks: NDArray[np.float32]) -> NDArray[np.float32]:
         """See :meth:`Backend.mask_iou`; more masks than the engine takes at once go in pieces, fewer are padded."""
@@ -73,6 +150,13 @@ class TensorRTBackend(Backend):
 
     def close(self) -> None:
         """Release the engine, its contexts and their memory."""
+        with self._lock:
+            for detecting in self._detecting.values():
+                detecting.close()
+            self._detecting.clear()
+            if self._module is not None:
+                self._module.close()
+                self._module = None
         self.engine.close()
 
 
