@@ -1,4 +1,4 @@
-"""From prepared pictures to detections on the GPU: an execution context with post-processing behind it, in one CUDA graph."""
+"""From pictures to detections on the GPU: an execution context with preprocessing before it and, in one CUDA graph, what follows it."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ from numpy.typing import NDArray
 
 from yolact_deploy.classes import ClassList
 from yolact_deploy.detections import Detections
+from yolact_deploy.manifest import InputSpec
+from yolact_deploy.pictures import Picture
 from yolact_deploy.postprocess import PostprocessSettings
 
 from .cuda.arrays import DeviceArray
 from .cuda.driver import Module, Stream
 from .cuda.postprocessor import Heads, Postprocessor
+from .cuda.preprocess import DevicePicture, DevicePreprocessor
 from .cuda.workspace import HeadShapes
 from .rescoring import DeviceMaskIou
 from .session import Context, Engine
@@ -29,7 +32,8 @@ class DetectingContext:
     """Detections straight from an execution context whose engine gives head outputs; for one thread at a time.
 
     Args:
-        context: of the network.
+        context: of the network, which has one input.
+        spec: what its input is.
         settings: of the NMS.
         module: the compiled kernels.
         mask_iou: the engine of the mask-IoU net, for variants with mask rescoring.
@@ -38,7 +42,9 @@ class DetectingContext:
     :class:`yolact_deploy.errors.DeviceError` where memory does not suffice.
     """
 
-    def __init__(self, context: Context, settings: PostprocessSettings, module: Module, mask_iou: Engine | None = None) -> None:
+    def __init__(
+        self, context: Context, spec: InputSpec, settings: PostprocessSettings, module: Module, mask_iou: Engine | None = None
+    ) -> None:
         self.context, self.settings = context, settings
         engine = context.engine
         shapes = {tensor.name: tensor.shape for tensor in engine.outputs}
@@ -61,6 +67,7 @@ class DetectingContext:
                     module=module,
                 )
             )
+            self._prepare = self._release.enter_context(DevicePreprocessor(engine.driver, module, spec, engine.batch.maximum))
         except BaseException:
             self._release.close()
             raise
@@ -79,6 +86,18 @@ class DetectingContext:
         self.enqueue(self.context.upload(inputs), sizes)
         self.context.stream.synchronize()
         return self._post.detections(len(sizes), classes)
+
+    def detect_pictures(self, pictures: Sequence[Picture | DevicePicture], classes: ClassList) -> list[Detections]:
+        """The detections of each picture, uint8 RGB [H, W, 3] of any size on the host or on the device, up to the engine's batch of them.
+
+        Pictures are resized and normalised on the GPU. Waits for the GPU.
+        """
+        (given,) = self.context.engine.inputs
+        self._prepare.enqueue(pictures, self.context.buffers[given.name].pointer, self.context.stream, half=given.dtype == "float16")
+        sizes = [_size(picture) for picture in pictures]
+        self.enqueue(max(len(pictures), self.context.engine.batch.minimum), sizes)
+        self.context.stream.synchronize()
+        return self._post.detections(len(pictures), classes)
 
     def enqueue(self, batch: int, sizes: Sequence[tuple[int, int]]) -> None:
         """Queue network and post-processing on what is in the context's input buffers."""
@@ -103,3 +122,10 @@ class DetectingContext:
         """Give back what post-processing holds; the context stays."""
         self._heads = None
         self._release.close()
+
+
+def _size(picture: Picture | DevicePicture) -> tuple[int, int]:
+    """Width and height."""
+    if isinstance(picture, DevicePicture):
+        return picture.width, picture.height
+    return picture.shape[1], picture.shape[0]

@@ -1,7 +1,8 @@
-"""What GPU post-processing needs to know beforehand, and its buffers: sized once, in one piece of device memory."""
+"""What GPU post-processing needs to know beforehand, and its buffers, sized once."""
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +11,7 @@ from numpy.typing import NDArray
 from yolact_deploy.errors import ConfigError
 from yolact_deploy.postprocess import PostprocessSettings
 
-from .driver import Driver
+from .driver import DeviceBuffer, Driver, PinnedArray
 from .problem import Problem
 
 __all__ = ["MOST_PIXELS", "HeadShapes", "Workspace", "check_settings"]
@@ -22,7 +23,6 @@ _LARGEST_K = 1024  # of kernels/block.cuh
 _MOST_PROTOTYPES = 64
 _MOST_OUTLINE_BYTES = 40_000  # dynamic shared memory that every GPU has beside the static part
 _ENTRIES = 2**32
-_ALIGNMENT = 256
 
 
 @dataclass(frozen=True)
@@ -131,21 +131,22 @@ class Workspace:
             "found_boxes": 16 * found,
             **dict.fromkeys(("found_scores", "mask_scores", "labels", "priors", "rle_starts", "rle_lengths"), 4 * found),
         }
-        counters = _places({name: layout.pop(name) for name in ("arena_used", "candidate_counts", "survivor_counts")}, alignment=8)
-        self._results = _places(results, alignment=8)
-        places = _places({"counters": counters.size, "results": self._results.size, **layout}, alignment=_ALIGNMENT)
-        self.device_bytes, self.pinned_bytes = places.size, self._results.size + arena + 8 * batch
-        self._device = driver.allocate(places.size)
+        counters = _places({name: layout.pop(name) for name in ("arena_used", "candidate_counts", "survivor_counts")})
+        self._results = _places(results)
+        self.device_bytes = counters.size + self._results.size + sum(layout.values())
+        self.pinned_bytes = self._results.size + arena + 8 * batch
+        self._release = contextlib.ExitStack()
         try:
-            self._pinned = driver.allocate_pinned(self._results.size + 8 * batch)
-            self._arena = driver.allocate_pinned(arena)
+            # A buffer each, so that whatever guards memory sees where one ends.
+            own = {name: self._allocate(driver, size) for name, size in layout.items()}
+            self.counters = (self._allocate(driver, counters.size), counters.size)
+            self._results_pointer = self._allocate(driver, self._results.size)
+            self._pinned: PinnedArray = self._release.enter_context(driver.allocate_pinned(self._results.size + 8 * batch))
+            self._arena: PinnedArray = self._release.enter_context(driver.allocate_pinned(arena))
         except BaseException:
-            self.close()
+            self._release.close()
             raise
-        self.counters = (self._device.pointer, counters.size)
-        self._results_pointer = self._device.pointer + places.starts["results"]
-        own = {name: self._device.pointer + start for name, start in places.starts.items() if name not in ("counters", "results")}
-        own |= {name: self._device.pointer + places.starts["counters"] + start for name, start in counters.starts.items()}
+        own |= {name: self.counters[0] + start for name, start in counters.starts.items()}
         own |= {name: self._results_pointer + start for name, start in self._results.starts.items()}
         self.problem = Problem(
             **own,
@@ -189,12 +190,16 @@ class Workspace:
             return table
         return table.reshape((self.batch, self.slots, 4) if name == "found_boxes" else (self.batch, self.slots))
 
+    def _allocate(self, driver: Driver, size: int) -> int:
+        """A device address; 0 for nothing."""
+        if not size:
+            return 0
+        buffer: DeviceBuffer = self._release.enter_context(driver.allocate(size))
+        return buffer.pointer
+
     def close(self) -> None:
         """Give the memory back; nothing may run on it any more."""
-        for name in ("_device", "_pinned", "_arena"):
-            owned = getattr(self, name, None)
-            if owned is not None:
-                owned.close()
+        self._release.close()
 
 
 @dataclass(frozen=True)
@@ -204,10 +209,10 @@ class _Places:
     size: int
 
 
-def _places(sizes: dict[str, int], alignment: int) -> _Places:
-    """Where pieces of these sizes begin, one after the other, and the end of the last."""
+def _places(sizes: dict[str, int]) -> _Places:
+    """Where pieces of these sizes begin, one after the other at multiples of eight bytes, and the end of the last."""
     starts, end = {}, 0
     for name, size in sizes.items():
         starts[name] = end
-        end += -(-size // alignment) * alignment
+        end += -(-size // 8) * 8
     return _Places(starts, dict(sizes), end)

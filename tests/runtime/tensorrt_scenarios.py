@@ -108,7 +108,7 @@ def a_batch_larger_than_the_usual_group(onnx: dict[str, str], folder: str) -> No
     engine = write_engine(Path(onnx["dynamic"]), new_folder(folder, "large"), BatchRange(11, 11, 12))
     with load(engine) as detector:
         found = detector.predict(many, channels="rgb")
-        assert calls("cuMemcpyHtoDAsync_v2") == 2  # pictures and their sizes; not 8 and 3, each padded to 11
+        assert calls("cuMemcpyHtoDAsync_v2") == 3  # pictures, what they are, their sizes; not 8 and 3, each padded to 11
     assert_same(found[10], reference(onnx["dynamic"]).predict(many[10], channels="rgb"))
 
 

@@ -42,6 +42,7 @@ SCENARIOS: list[tuple[str, dict[str, Any], list[str]]] = [
             "what_only_the_host_does",
             "without_kernels_the_host_goes_on",
             "cross_class_nms_and_changing_settings",
+            "prepared_pictures_give_the_same",
             "batches_of_any_size_on_the_gpu",
             "outputs_and_detections_take_turns",
         ],

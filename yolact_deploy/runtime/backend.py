@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from yolact_deploy.detections import Detections
 from yolact_deploy.errors import YolactDeployError
 from yolact_deploy.manifest import Manifest
+from yolact_deploy.pictures import Picture
 from yolact_deploy.postprocess import PostprocessSettings
 
 __all__ = ["Backend"]
@@ -74,6 +75,10 @@ class Backend(ABC):
 
         `images` as for :meth:`infer`; `sizes` are (width, height) of the first ``len(sizes)`` pictures, the rest is padding.
         """
+        return None
+
+    def detect_pictures(self, pictures: Sequence[Picture], settings: PostprocessSettings) -> list[Detections] | None:
+        """The same from at most :attr:`largest_batch` pictures as they were read, where the backend prepares them on its device too."""
         return None
 
     @abstractmethod

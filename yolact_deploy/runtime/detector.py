@@ -17,7 +17,7 @@ from yolact_deploy.detections import Detections
 from yolact_deploy.engines.targets import ENGINE_SUFFIXES
 from yolact_deploy.errors import ConfigError, MissingDependencyError, ModelFileError
 from yolact_deploy.manifest import Manifest
-from yolact_deploy.pictures import PictureSource, read_picture
+from yolact_deploy.pictures import Picture, PictureSource, read_picture
 from yolact_deploy.postprocess import PostprocessSettings
 from yolact_deploy.preprocess import prepare
 from yolact_deploy.runtime.backend import Backend
@@ -81,8 +81,8 @@ class Detector:
         """Detect instances in one picture, or in each of a list.
 
         `source` is a path, a uint8 array [H, W, 3] (then `channels` must say ``rgb`` or ``bgr``), a PIL image, or a list of these.
-        Detections with a score above `score_threshold` are kept. ``milliseconds`` of the result tells each stage's time; NMS and masks
-        that are made on the GPU belong to ``inference``.
+        Detections with a score above `score_threshold` are kept. ``milliseconds`` of the result tells each stage's time; what is
+        done on the GPU, preparing, NMS and masks too, belongs to ``inference``.
         Raises :class:`yolact_deploy.errors.PictureError` for a picture that cannot be read.
         """
         if isinstance(source, (list, tuple)):
@@ -97,13 +97,21 @@ class Detector:
         for start in range(0, len(sources), step):
             clock = time.perf_counter()
             pictures = [read_picture(source, channels=channels) for source in sources[start : start + step]]
-            read = time.perf_counter()
-            images = np.stack([prepare(picture, self.manifest.input) for picture in pictures])
-            spent = {"read": read - clock, "preprocess": time.perf_counter() - read}
-            sizes = [(picture.shape[1], picture.shape[0]) for picture in pictures]
-            for found in self.predict_prepared(images, sizes):
+            spent = {"read": time.perf_counter() - clock}
+            for found in self._detect(pictures, spent):
                 stages = {name: 1000 * seconds / len(pictures) for name, seconds in spent.items()}
                 yield replace(found, milliseconds={**stages, **found.milliseconds}).above(score_threshold)
+
+    def _detect(self, pictures: list[Picture], spent: dict[str, float]) -> list[Detections]:
+        """A batch's detections; seconds of preparing on the host are added to `spent`."""
+        clock = time.perf_counter()
+        on_device = self.backend.detect_pictures(pictures, self.settings)
+        if on_device is not None:
+            inference = {"inference": 1000 * (time.perf_counter() - clock) / len(pictures)}
+            return [replace(found, milliseconds=inference) for found in on_device]
+        images = np.stack([prepare(picture, self.manifest.input) for picture in pictures])
+        spent["preprocess"] = time.perf_counter() - clock
+        return self.predict_prepared(images, [(picture.shape[1], picture.shape[0]) for picture in pictures])
 
     def predict_prepared(self, images: NDArray[Any], sizes: Sequence[tuple[int, int]]) -> list[Detections]:
         """Detect in pictures that are prepared already: `images` as the manifest's input says, `sizes` (width, height) of each original.

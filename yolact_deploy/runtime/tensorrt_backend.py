@@ -18,6 +18,7 @@ from yolact_deploy.engines.detecting import DetectingContext
 from yolact_deploy.engines.loading import load_engine
 from yolact_deploy.engines.session import Context
 from yolact_deploy.errors import ConfigError, DeviceError, MissingDependencyError, ModelFileError
+from yolact_deploy.pictures import Picture
 from yolact_deploy.postprocess import PostprocessSettings
 from yolact_deploy.runtime.backend import Backend
 
@@ -34,8 +35,9 @@ class TensorRTBackend(Backend):
     CUDA graphs where the batch stays the same; `stream` is a stream of the caller's to run on (torch's, CuPy's, or a ``CUstream`` as an
     integer). `trust` loads an engine without a sidecar. The arguments and errors are :func:`yolact_deploy.engines.loading.load_engine`'s.
 
-    `postprocess` says where NMS and masks are made. With ``auto`` that is the GPU, but for what only the CPU does (traditional NMS, engines
-    with NMS inside) and where NVRTC is missing; :attr:`host_reason` tells. With ``gpu`` these are a :class:`ConfigError`.
+    `postprocess` says where pictures are prepared and NMS and masks made. With ``auto`` that is the GPU, but for what only the CPU does
+    (traditional NMS, engines with NMS inside) and where NVRTC is missing; :meth:`host_reason` tells. With ``gpu`` these are a
+    :class:`ConfigError`.
     """
 
     name = "tensorrt"
@@ -99,13 +101,24 @@ class TensorRTBackend(Backend):
     def detect(self, images: NDArray[Any], sizes: Sequence[tuple[int, int]], settings: PostprocessSettings) -> list[Detections] | None:
         """See :meth:`Backend.detect`."""
         self.check(images)
+        if self._on_the_host(sizes, settings):
+            return None
+        with self.engine.session.context() as context:
+            given = {self.manifest.inputs[0].name: images}
+            return self._behind(context, settings).detect(given, sizes, self.manifest.classes)
+
+    def detect_pictures(self, pictures: Sequence[Picture], settings: PostprocessSettings) -> list[Detections] | None:
+        """See :meth:`Backend.detect_pictures`."""
+        if self._on_the_host([(picture.shape[1], picture.shape[0]) for picture in pictures], settings):
+            return None
+        with self.engine.session.context() as context:
+            return self._behind(context, settings).detect_pictures(pictures, self.manifest.classes)
+
+    def _on_the_host(self, sizes: Sequence[tuple[int, int]], settings: PostprocessSettings) -> bool:
         reason = self.host_reason(sizes, settings)
         if reason and self._postprocess == "gpu":
             raise ConfigError(f"Post-processing on the GPU was asked for, but {reason}.", "Use postprocess='auto'.")
-        if reason:
-            return None
-        with self.engine.session.context() as context:
-            return self._behind(context, settings).detect({self.manifest.inputs[0].name: images}, sizes, self.manifest.classes)
+        return bool(reason)
 
     def _compile(self) -> str:
         """Take the kernels from the cache or compile them; why that cannot be, or nothing."""
@@ -131,7 +144,7 @@ class TensorRTBackend(Backend):
                 self._module = self.engine.session.engine.driver.load_module(self._image)
                 self._image = None
         net = self.engine.mask_iou.engine if self.engine.mask_iou is not None else None
-        made = self._detecting[context] = DetectingContext(context, settings, self._module, net)
+        made = self._detecting[context] = DetectingContext(context, self.manifest.input, settings, self._module, net)
         return made
 
     def mask_iou(self, masks: NDArray[np.float32]) -> NDArray[np.float32]:

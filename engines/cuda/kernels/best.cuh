@@ -15,7 +15,7 @@ __device__ inline int2 kept_samples(float a, float b, int size) {
     a = __fmul_rn(a, scale);
     b = __fmul_rn(b, scale);
     const float low = ceilf(__fsub_rn(minimum(a, b), 1.0f)), high = ceilf(__fadd_rn(maximum(a, b), 1.0f));
-    if (!(low < high)) return make_int2(0, 0);  // NaN too
+    // NaN becomes 0 in both, which keeps nothing.
     return make_int2(static_cast<int>(fminf(fmaxf(low, 0.0f), scale)), static_cast<int>(fminf(fmaxf(high, 0.0f), scale)));
 }
 

@@ -190,6 +190,20 @@ def test_pictures_of_different_sizes_in_a_batch(runner: Runner) -> None:
         assert alone.detections.counts == found.detections.counts
 
 
+@pytest.mark.parametrize("count", [1, 31, 33, 63])
+def test_what_is_not_a_number_stays_with_its_detection(runner: Runner, count: int) -> None:
+    """Coefficients are padded to whole vectors; the padding holds nothing of a neighbour's."""
+    random = np.random.default_rng(6)
+    scores, wanted = all_kept(3)
+    coefficients = np.tanh(random.normal(0, 1, (1, 3, count))).astype(np.float32)
+    coefficients[0, 1] = np.nan
+    prototypes = some_prototypes(random, count, (9, 8), "noise")[None]
+    heads = GivenHeads(some_boxes(random, 3, "whole", (9, 8))[None], scores[None], coefficients, prototypes)
+    (found,) = runner.ordered("forward").run(heads, [(30, 20)], wanted)
+    assert_masks(found, heads, 30, 20)
+    assert np.isnan(found.probabilities).any(axis=(1, 2)).tolist() == [False, True, False]
+
+
 def test_masks_nearly_those_of_the_cpu(runner: Runner) -> None:
     """Sums are rounded in another order than NumPy's; the masks may differ by two pixels."""
     random = np.random.default_rng(5)

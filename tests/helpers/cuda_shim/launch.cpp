@@ -1,7 +1,7 @@
 // Runs the kernels of a generated table: one block after the other, each thread of a block a fiber on a stack of its own.
 //
-// A round lets every fiber that may run go on until it waits or ends; each hands over to the next itself, the last one to the scheduler.
-// After a round all fibers wait or have ended, so that a barrier or collective which cannot be passed is seen at once.
+// A round lets the fibers of some warps go on until each waits or ends; each hands over to the next itself, the last one to the scheduler.
+// After a round all of them wait or have ended, so that a barrier or collective which cannot be passed is seen at once.
 #include <sys/mman.h>
 #include <unistd.h>
 
@@ -121,21 +121,34 @@ std::string states(const Fiber *first, unsigned count) {
     return text;
 }
 
+// Which of the warps that can go on do so next. One goes as far as it can before another starts, or some do, by chance: warps that went in
+// step would hide that a barrier is missing.
+std::vector<unsigned> choose(const std::vector<unsigned> &able, Order order, Random &random) {
+    if (order == FORWARD) return {able.front()};
+    if (order == REVERSE) return {able.back()};
+    std::vector<unsigned> chosen;
+    for (const unsigned warp : able)
+        if (random.below(2)) chosen.push_back(warp);
+    if (chosen.empty()) chosen.push_back(able[random.below(static_cast<unsigned>(able.size()))]);
+    return chosen;
+}
+
 void run_block(unsigned threads, Order order, Random &random) {
     const unsigned warps = threads / LANES;
-    std::vector<unsigned> able(warps), next;
+    std::vector<unsigned> all(warps), able;
     std::vector<Fiber *> round;
-    for (unsigned warp = 0; warp < warps; ++warp) able[warp] = warp;
+    for (unsigned warp = 0; warp < warps; ++warp) all[warp] = warp;
     for (unsigned index = 0; index < threads; ++index) {
         fibers[index].state = State::RUNNING;
         fibers[index].phase = 0;
         forget_first_calls(fibers[index]);
         prepare(&fibers[index], fiber_main);
     }
-    const std::vector<unsigned> all = able;
+    able = all;
     for (;;) {
+        const std::vector<unsigned> chosen = choose(able, order, random);
         round.clear();
-        for (const unsigned warp : able)
+        for (const unsigned warp : chosen)
             for (unsigned lane = 0; lane < LANES; ++lane) round.push_back(&fibers[warp * LANES + lane]);
         if (order == REVERSE) std::reverse(round.begin(), round.end());
         if (order == SHUFFLED) random.shuffle(round);
@@ -144,8 +157,7 @@ void run_block(unsigned threads, Order order, Random &random) {
         give_way(*cursor++);
         if (!error.empty()) return;
 
-        next.clear();
-        for (const unsigned warp : able) {
+        for (const unsigned warp : chosen) {
             const Fiber *lanes = &fibers[warp * LANES];
             bool some = false, all_here = true;
             for (unsigned lane = 0; lane < LANES; ++lane) {
@@ -153,14 +165,14 @@ void run_block(unsigned threads, Order order, Random &random) {
                 some |= here;
                 all_here &= here && lanes[lane].site.id == lanes[0].site.id;
             }
-            if (all_here) {
-                next.push_back(warp);
-            } else if (some) {
+            if (all_here) continue;
+            if (some) {
                 error = where() + "not all lanes of warp " + std::to_string(warp) + " reach a collective: " + states(lanes, LANES);
                 return;
             }
+            able.erase(std::find(able.begin(), able.end(), warp));
         }
-        if (next.empty()) {
+        if (able.empty()) {
             bool ended = true, waiting = true;
             for (unsigned index = 0; index < threads; ++index) {
                 ended &= fibers[index].state == State::ENDED;
@@ -171,9 +183,8 @@ void run_block(unsigned threads, Order order, Random &random) {
                 error = where() + "not all threads reach a barrier: " + states(fibers, threads);
                 return;
             }
-            next = all;
+            able = all;
         }
-        able.swap(next);
     }
 }
 
