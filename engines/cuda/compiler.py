@@ -12,7 +12,7 @@ from typing import Any
 from yolact_deploy.errors import DeviceError, MissingDependencyError, OutputError
 from yolact_deploy.files import atomic_output, cache_folder
 
-__all__ = ["UMBRELLA", "cached_kernels", "compile_kernels", "kernel_sources"]
+__all__ = ["UMBRELLA", "cached_kernels", "compile_kernels", "kernel_sources", "nvrtc_version"]
 
 UMBRELLA = "all.cuh"
 """The file that includes all others."""
@@ -27,6 +27,11 @@ _DIGEST = hashlib.sha256().digest_size
 def kernel_sources() -> dict[str, str]:
     """The package's kernels: file name to text."""
     return {path.name: path.read_text(encoding="utf-8") for path in sorted(Path(__file__).with_name("kernels").glob("*.cuh"))}
+
+
+def nvrtc_version() -> tuple[int, int]:
+    """Of the NVRTC that would compile. Raises :class:`MissingDependencyError` where there is none."""
+    return _version(_nvrtc())
 
 
 def compile_kernels(capability: tuple[int, int], sources: Mapping[str, str] | None = None) -> bytes:

@@ -16,6 +16,8 @@ from tests.helpers import fake_tensorrt as trt
 from tests.helpers.fake_engines import install, plan, write_engine
 from tests.helpers.stub_cuda import NOTHING, live
 from yolact_deploy.engines.batches import BatchRange
+from yolact_deploy.engines.cuda import compiler
+from yolact_deploy.engines.cuda.compiler import nvrtc_version
 from yolact_deploy.engines.loading import LoadedEngine
 from yolact_deploy.engines.versions import load_tensorrt
 
@@ -144,7 +146,9 @@ def adopting_and_predicting(onnx: str, folder: str) -> None:
         f"Saved {engine}.json",
     ]
     results = place / "engine.json"
-    ok(invoke("predict", engine, picture, "--no-overlays", "--json", results))
+    told = ok(invoke("predict", engine, picture, "--no-overlays", "--json", results))
+    assert "a picture took: read" in told
+    assert "made on the CPU" not in told
     ok(invoke("predict", onnx, picture, "--no-overlays", "--json", place / "onnx.json", "--threads", "1"))
     assert json.loads(results.read_text("utf-8")) == json.loads((place / "onnx.json").read_text("utf-8")) != []
     assert "An engine runs on a GPU, the device 'cpu' was asked for" in complaint(invoke("predict", engine, picture, "--device", "cpu"))
@@ -172,6 +176,9 @@ def doctor_where_everything_is_there() -> None:
     assert rows["build-engine --backend tensorrt-rtx"] == "yes, for compute capability 7.5, 8.0, 8.6, 8.9, 12.0, 12.1"
     assert rows["build-engine --backend tensorrt"] == "yes, for the GPU here (Stub GPU 0, compute capability 8.9, 4.0 GiB)"
     assert rows["running engines"] == "yes, with TensorRT and TensorRT-RTX"
+    assert rows["compiling CUDA kernels"] == "yes, with NVRTC {}.{}".format(*nvrtc_version())
+    with mock.patch.object(compiler, "import_module", side_effect=ModuleNotFoundError(name="cuda.bindings")):
+        assert doctor()["compiling CUDA kernels"].startswith("no: Post-processing on the GPU needs cuda-bindings, which is")
 
 
 def doctor_with_one_backend() -> None:

@@ -14,6 +14,7 @@ from tests.helpers.stub_cuda import missing, run_scenarios
 from yolact_deploy.cli import doctor_engines
 from yolact_deploy.cli.doctor_engines import engine_facts
 from yolact_deploy.engines import versions
+from yolact_deploy.engines.cuda.compiler import nvrtc_version
 from yolact_deploy.engines.gpu import gpus
 
 rtx = pytest.importorskip("tensorrt_rtx", reason="TensorRT-RTX is not installed")
@@ -71,6 +72,7 @@ def test_rtx_without_a_gpu(monkeypatch: pytest.MonkeyPatch, outside: Path) -> No
         "build-engine --backend tensorrt-rtx": "yes, for compute capability 7.5, 8.0, 8.6, 8.9, 12.0, 12.1",
         "build-engine --backend tensorrt": "no",
         "running engines": "no: no NVIDIA driver was found",
+        "compiling CUDA kernels": "yes, with NVRTC {}.{}".format(*nvrtc_version()),
     }
 
 
@@ -86,6 +88,7 @@ def test_nothing_is_installed(monkeypatch: pytest.MonkeyPatch, outside: Path) ->
         "build-engine --backend tensorrt-rtx": "no",
         "build-engine --backend tensorrt": "no",
         "running engines": "no: no NVIDIA driver was found",
+        "compiling CUDA kernels": "yes, with NVRTC {}.{}".format(*nvrtc_version()),
     }
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from tests.cli.commands import complaint, invoke, ok
 from tests.export.artifacts import Artifacts
+from tests.helpers.kernel_library import build_library
 from tests.helpers.stub_cuda import missing, run_scenarios
 from yolact_deploy.engines.batches import BatchRange
 from yolact_deploy.engines.builder import BuildResult, build_engine
@@ -119,7 +120,7 @@ def outcomes(artifacts: Artifacts, tmp_path_factory: pytest.TempPathFactory) -> 
     if missing():
         pytest.skip(missing())
     given = {"onnx": str(artifacts.onnx(batch="dynamic")), "folder": str(tmp_path_factory.mktemp("engines"))}
-    return run_scenarios("tests.cli.engine_scenarios", SCENARIOS, given)
+    return run_scenarios("tests.cli.engine_scenarios", SCENARIOS, given, kernels=build_library())
 
 
 @pytest.mark.parametrize("name", SCENARIOS)

@@ -39,6 +39,7 @@ def engine_facts() -> dict[str, Any]:
         rows["running engines"] = f"yes, with {' and '.join(runnable)}"
     else:
         rows["running engines"] = f"no: {_obstacle(loaded)}"
+    rows["compiling CUDA kernels"] = _compiler()
     return rows
 
 
@@ -78,6 +79,16 @@ def _cuda_core() -> str:
     if not _has_cuda_core():
         return 'cuda-core is not installed. Run: pip install "yolact-deploy[tensorrt]"'
     return f"cuda-core {metadata.version('cuda-core')}"
+
+
+def _compiler() -> str:
+    """What pre- and post-processing on the GPU need; without it engines use the CPU's."""
+    from yolact_deploy.engines.cuda.compiler import nvrtc_version
+
+    try:
+        return "yes, with NVRTC {}.{}".format(*nvrtc_version())
+    except YolactDeployError as error:
+        return f"no: {error}"
 
 
 def _why_not(found: TensorRT | str) -> str:

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 __all__ = ["image_id_of", "overlay_name", "predict"]
 
 _RESULT_KEYS = {"image_id", "category_id", "bbox", "score", "segmentation"}
-_STAGES = ("read", "preprocess", "inference", "postprocess")
 
 
 def predict(
@@ -82,6 +81,8 @@ def predict(
     if overlays and run.done:
         out.print(f"Saved {counted(run.done, 'overlay')} in {save}", soft_wrap=True, markup=False)
     out.print(run.summary(), soft_wrap=True)
+    if reason := detector.backend.host_reason((), detector.settings):
+        out.print(f"NMS and masks were made on the CPU: {reason}", soft_wrap=True, markup=False)
     if run.skipped:
         raise PictureError(f"{run.skipped} of {len(pictures)} pictures could not be read and were skipped.", "See the lines above.")
 
@@ -96,7 +97,7 @@ class _Run:
         self.names: set[str] = set()
         self.ids: set[int | str] = set()
         self.done = self.skipped = self.found = 0
-        self.spent = dict.fromkeys(_STAGES, 0.0)
+        self.spent: dict[str, float] = {}
 
     def one(self, path: Path | None) -> None:
         """Detect in one picture (None: the drawn one); a broken one of a folder is told, counted and skipped."""
@@ -117,8 +118,8 @@ class _Run:
         self.results += detections.to_coco(self._free_id(name))
         self.done += 1
         self.found += len(detections)
-        for stage in _STAGES:
-            self.spent[stage] += detections.milliseconds.get(stage, 0.0)
+        for stage, spent in detections.milliseconds.items():
+            self.spent[stage] = self.spent.get(stage, 0.0) + spent
 
     def _overlay(self, name: Path, picture: Any, detections: Detections) -> None:
         from yolact_deploy.drawing import draw_detections, is_overlay, save_picture
@@ -143,7 +144,7 @@ class _Run:
         """One line: pictures, detections, milliseconds of each stage a picture."""
         if not self.done:
             return "0 pictures done"
-        stages = ", ".join(f"{stage} {self.spent[stage] / self.done:.1f} ms" for stage in _STAGES)
+        stages = ", ".join(f"{stage} {spent / self.done:.1f} ms" for stage, spent in self.spent.items())
         return f"{counted(self.done, 'picture')}, {counted(self.found, 'detection')}; a picture took: {stages}"
 
 

@@ -70,6 +70,10 @@ class Backend(ABC):
                 "Prepare pictures with yolact_deploy.preprocess.prepare, or call Detector.predict.",
             )
 
+    def host_reason(self, sizes: Sequence[tuple[int, int]], settings: PostprocessSettings) -> str:
+        """Why detections in pictures of these sizes are made by the host, where one might expect the device; else empty."""
+        return ""
+
     def detect(self, images: NDArray[Any], sizes: Sequence[tuple[int, int]], settings: PostprocessSettings) -> list[Detections] | None:
         """Everything up to the detections, where the backend does that on its device; None where post-processing is the host's.
 
