@@ -29,7 +29,7 @@ __device__ inline Mix mix_of(const Axis &axis, int pixel) {
     const float centre = __fmul_rn(__fadd_rn(static_cast<float>(pixel), 0.5f), axis.scale);
     const float source = maximum(__fsub_rn(centre, 0.5f), 0.0f);
     const int sample = minimum(static_cast<int>(source), axis.samples - 1);
-    const float upper = minimum(__fsub_rn(source, static_cast<float>(sample)), 1.0f);
+    const float upper = __fsub_rn(source, static_cast<float>(sample));
     return Mix{sample, minimum(sample + 1, axis.samples - 1), __fsub_rn(1.0f, upper), upper};
 }
 
