@@ -3,6 +3,8 @@
 PYTHON ?= python3
 PYTHON_OLDEST ?= python3.10
 PYTEST_ARGS ?=
+# A process may take up to 2.5 GB, for the largest networks; `PYTEST_ARGS="-n 0"` runs all tests in one.
+PARALLEL := -n auto --maxprocesses 4 --dist worksteal
 
 VENV := .venv
 BIN := $(VENV)/bin
@@ -22,7 +24,7 @@ help:  ## list the targets
 setup: $(READY)  ## make .venv with everything for working on the project
 
 test: lint types  ## check style, types and behaviour, as CI does
-	$(BIN)/python -m pytest $(PYTEST_ARGS)
+	$(BIN)/python -m pytest $(PARALLEL) $(PYTEST_ARGS)
 
 lint: $(READY)  ## check style and formatting
 	$(BIN)/ruff check .
@@ -41,7 +43,7 @@ quickstart: $(READY)  ## export, verify and run the demo model on this machine
 test-oldest:  ## run the tests on Python 3.10 with the oldest supported packages
 	@$(PYTHON_OLDEST) -c '' 2>/dev/null || { echo "$(PYTHON_OLDEST) was not found: install Python 3.10 or name it with PYTHON_OLDEST=path."; exit 1; }
 	@$(MAKE) --no-print-directory $(OLDEST_READY)
-	$(OLDEST)/bin/python -m pytest $(PYTEST_ARGS)
+	$(OLDEST)/bin/python -m pytest $(PARALLEL) $(PYTEST_ARGS)
 
 clean:  ## remove everything that the targets made, artifacts/ excepted
 	rm -rf $(VENV) $(OLDEST) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

@@ -8,8 +8,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import secrets
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -60,9 +60,9 @@ def atomic_outputs(*paths: Path) -> Iterator[list[Path]]:
         try:
             for path in paths:
                 path.parent.mkdir(parents=True, exist_ok=True)
-                handle, name = tempfile.mkstemp(prefix=f".{path.stem}.", suffix=f".part{path.suffix}", dir=path.parent)
-                temporary.append(Path(name))
-                os.close(handle)
+                part = path.with_name(f".{path.stem}.{secrets.token_hex(8)}.part{path.suffix}")
+                temporary.append(part)  # before it is made: Ctrl-C may come between the two
+                os.close(os.open(part, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
             yield temporary
             for part in temporary:
                 with open(part, "rb+") as opened:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -31,11 +30,9 @@ def start(*arguments: object, cwd: Path, preexec_fn: Callable[[], object] | None
         if preexec_fn is not None:
             preexec_fn()
 
-    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
     return subprocess.Popen(
         [str(COMMAND), *map(str, arguments)],
         cwd=cwd,
-        env=environment,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from tests.export.artifacts import Artifacts, shared_artifacts
 
 
 @pytest.fixture(scope="session")
-def artifacts(tmp_path_factory: pytest.TempPathFactory) -> Artifacts:
-    return shared_artifacts(tmp_path_factory.getbasetemp())
+def artifacts(run_folder: Path) -> Artifacts:
+    return shared_artifacts(run_folder)

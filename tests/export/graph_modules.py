@@ -71,5 +71,6 @@ def _session(module: nn.Module, example: Tensor, outputs: list[str]) -> Run:
     onnx.checker.check_model(model, full_check=True)
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    options.intra_op_num_threads = 1
     session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     return lambda packed: session.run(None, {"images": np.ascontiguousarray(packed, np.float32)})

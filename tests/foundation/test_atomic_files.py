@@ -6,6 +6,7 @@ import hashlib
 import os
 import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -38,6 +39,19 @@ def test_the_new_text_replaces_the_old_and_folders_are_made(tmp_path: Path) -> N
     write_text(path, "zwei ü\n")
     assert path.read_bytes().decode("utf-8").replace("\r\n", "\n") == "zwei ü\n"
     assert [entry.name for entry in path.parent.iterdir()] == ["a.json"]
+
+
+def test_an_interruption_while_the_parts_are_made_leaves_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make = os.open
+
+    def interrupted(*args: Any, **kwargs: Any) -> int:
+        os.close(make(*args, **kwargs))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "open", interrupted)
+    with pytest.raises(KeyboardInterrupt), atomic_outputs(tmp_path / "a", tmp_path / "b"):
+        pass
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_the_part_stands_beside_its_target_with_the_same_suffix(tmp_path: Path) -> None:
