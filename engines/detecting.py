@@ -18,7 +18,7 @@ from yolact_deploy.postprocess import PostprocessSettings
 from .cuda.arrays import DeviceArray
 from .cuda.driver import Module, Stream
 from .cuda.postprocessor import Heads, Postprocessor
-from .cuda.preprocess import DevicePicture, DevicePreprocessor
+from .cuda.preprocess import DevicePicture, DevicePreprocessor, picture_size
 from .cuda.workspace import HeadShapes
 from .rescoring import DeviceMaskIou
 from .session import Context, Engine
@@ -53,9 +53,10 @@ class DetectingContext:
             net = None
             if mask_iou is not None:
                 slots = settings.top_k if settings.nms == "cross-class" else settings.max_detections
-                own = Context(mask_iou, graphs=False)
+                own = self._release.enter_context(Context(mask_iou, graphs=False))
                 net = self._release.enter_context(contextlib.closing(DeviceMaskIou(own, slots * engine.batch.maximum)))
-                capturable = mask_iou.tensorrt.can_capture(own.handle, own.stream.handle, dynamic=mask_iou.dynamic)
+                with engine.driver.active():
+                    capturable = mask_iou.tensorrt.can_capture(own.handle, own.stream.handle, dynamic=mask_iou.dynamic)
                 context.graphs = context.graphs and capturable
             self._post = self._release.enter_context(
                 Postprocessor(
@@ -94,7 +95,7 @@ class DetectingContext:
         """
         (given,) = self.context.engine.inputs
         self._prepare.enqueue(pictures, self.context.buffers[given.name].pointer, self.context.stream, half=given.dtype == "float16")
-        sizes = [_size(picture) for picture in pictures]
+        sizes = [picture_size(picture) for picture in pictures]
         self.enqueue(max(len(pictures), self.context.engine.batch.minimum), sizes)
         self.context.stream.synchronize()
         return self._post.detections(len(pictures), classes)
@@ -104,7 +105,10 @@ class DetectingContext:
         if self._heads is None or self._heads.batch != batch:
             self._heads = self._outputs(batch)
         self._post.set_pictures([*sizes, *[(1, 1)] * (batch - len(sizes))], batch)
-        self.context.enqueue(batch, self._after)
+        try:
+            self.context.enqueue(batch, self._after)
+        finally:
+            self._post.queued(self.context.stream)
 
     def _after(self, stream: Stream) -> None:
         assert self._heads is not None
@@ -122,10 +126,3 @@ class DetectingContext:
         """Give back what post-processing holds; the context stays."""
         self._heads = None
         self._release.close()
-
-
-def _size(picture: Picture | DevicePicture) -> tuple[int, int]:
-    """Width and height."""
-    if isinstance(picture, DevicePicture):
-        return picture.width, picture.height
-    return picture.shape[1], picture.shape[0]

@@ -311,6 +311,10 @@ class Context:
         reason = f": {errors[-1].strip().rstrip('.')[:300]}" if errors else ""
         return DeviceError(f"{self.engine.tensorrt} {what}, engine {self.engine.name}{reason}.", "yolact-deploy doctor tells what is here.")
 
+    def at_close(self, function: Callable[[], None]) -> None:
+        """Have `function` called when the context closes, when its work is over and its buffers are still there."""
+        self._release.callback(function)
+
     def close(self) -> None:
         """Wait for the work and release buffers, graph, context and stream; a second call does nothing.
 

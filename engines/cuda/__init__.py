@@ -12,7 +12,8 @@ if TYPE_CHECKING:
     from .cuda_core import open_driver
     from .draw import DeviceFrame, DeviceMasks, MaskPainter
     from .driver import Driver
-    from .postprocessor import Found, Postprocessor
+    from .found import Found
+    from .postprocessor import Postprocessor
     from .preprocess import DevicePicture, DevicePreprocessor
     from .workspace import HeadShapes
 
@@ -35,7 +36,7 @@ _HOME = {
     "DevicePicture": "preprocess",
     "DevicePreprocessor": "preprocess",
     "Driver": "driver",
-    "Found": "postprocessor",
+    "Found": "found",
     "HeadShapes": "workspace",
     "MaskPainter": "draw",
     "Postprocessor": "postprocessor",

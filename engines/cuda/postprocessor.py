@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import operator
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
@@ -17,13 +18,16 @@ from yolact_deploy.postprocess import PostprocessSettings, Selection, rles_from_
 
 from .arrays import DeviceArray, DeviceView, device_array
 from .compiler import cached_kernels
-from .driver import Driver, Kernel, Module, Stream
+from .draw import DeviceMasks
+from .driver import Driver, Module, Stream
+from .found import Found
 from .problem import NO_ROOM, Problem
-from .stages import Launch, launches, rescore
+from .stages import Launch, kernel_names, launches, rescore
 from .workspace import MOST_PIXELS, HeadShapes, Workspace
 
-__all__ = ["Found", "Heads", "MaskIouNet", "Postprocessor"]
+__all__ = ["Heads", "MaskIouNet", "Postprocessor"]
 
+_DEFAULT_STREAM = 1  # CU_STREAM_LEGACY
 _FLOATS = (np.dtype(np.float32), np.dtype(np.float16))
 _TABLES = {
     "found_boxes": np.dtype(np.float32),
@@ -57,7 +61,13 @@ class Heads:
         found = [array.shape for array in named.values()]
         if [len(shape) for shape in found] != [3, 3, 3, 4]:
             raise ConfigError(f"The head outputs have the shapes {_told(found)}; [B, P, 4], [B, P, C], [B, P, K], [B, K, h, w] are wanted.")
+        for name, array in named.items():
+            if not array.pointer or array.pointer % array.dtype.itemsize:
+                found_at = f"{name} begins at {array.pointer:#x}"
+                raise ConfigError(f"{found_at}, a multiple of {array.dtype.itemsize} was wanted.", "Make a contiguous copy of it.")
         batch, priors, corners = boxes.shape
+        if not batch:
+            raise ConfigError("The head outputs are of no picture, a batch of at least 1 was wanted.", "Leave the call out.")
         prototype_count, height, width = prototypes.shape[1:]
         wanted = [(batch, priors, 4), (batch, priors, scores.shape[2]), (batch, priors, prototype_count), (batch, *prototypes.shape[1:])]
         if found != wanted or corners != 4:
@@ -68,6 +78,18 @@ class Heads:
 
 def _told(shapes: Sequence[tuple[int, ...]]) -> str:
     return ", ".join(str(list(shape)) for shape in shapes)
+
+
+def _checked_sizes(sizes: Sequence[tuple[int, int]], batch: int) -> list[tuple[int, int]]:
+    if len(sizes) != batch:
+        raise ConfigError(f"{len(sizes)} sizes were given for {batch} pictures.", "Give one (width, height) for each picture.")
+    checked = [(operator.index(width), operator.index(height)) for width, height in sizes]
+    for width, height in checked:
+        if width < 1 or height < 1 or width * height >= MOST_PIXELS:
+            raise ConfigError(
+                f"A picture of {width} x {height} pixels was named, 1 x 1 to 2^31 - 1 pixels are wanted.", "Give width and height."
+            )
+    return checked
 
 
 class Postprocessor:
@@ -112,14 +134,15 @@ class Postprocessor:
             driver = open_driver(device)
         self.shapes, self.batch, self.settings = shapes, batch, settings or PostprocessSettings()
         self.driver, self._mask_iou = driver, mask_iou
-        self._kernels: dict[str, Kernel] = {}
         self._own: Stream | None = None
+        self._last: Heads | None = None  # what the GPU may still read
         self.runs = 0
         self._release = contextlib.ExitStack()
         try:
             self.workspace = Workspace(driver, shapes, batch, self.settings, rle_bytes=rle_bytes, bits=bits, rescoring=mask_iou is not None)
             self._release.callback(self.workspace.close)
             self._module = module or self._release.enter_context(driver.load_module(cached_kernels(driver.info.compute_capability)))
+            self._kernels = {name: self._module.kernel(name) for name in kernel_names(shapes)}
             self._done = self._release.enter_context(driver.create_event())
         except BaseException:
             self._release.close()
@@ -148,7 +171,7 @@ class Postprocessor:
                 PyCUDA, …): [B, P, 4] relative corners, [B, P, C] probabilities with background in column 0, [B, P, K] after tanh,
                 [B, K, h, w] after ReLU; float32 or float16. They may be reused when `stream` is past this call.
             sizes: (width, height) in pixels of each picture.
-            stream: the caller's; None for one of its own, which waits for the arrays.
+            stream: the caller's; None for one of its own, which waits for the default stream and for what the arrays name.
             rle: make COCO RLE.
             bits: make bit-packed masks.
 
@@ -156,10 +179,16 @@ class Postprocessor:
         """
         chosen = self._own_stream() if stream is None else self.driver.borrow_stream(stream)
         given, index = (boxes, scores, coefficients, prototypes), self.driver.info.index
+        if stream is None:
+            self._wait_for_default_stream(chosen)
         heads = Heads(*(device_array(array, device=index, stream=chosen, driver=self.driver) for array in given))
+        self._check(heads, _checked_sizes(sizes, heads.batch), bits=bits)
         self.set_pictures(sizes, heads.batch)
-        self.enqueue(heads, chosen, rle=rle, bits=bits)
-        self._done.record(chosen)
+        self._last = heads
+        try:
+            self.enqueue(heads, chosen, rle=rle, bits=bits)
+        finally:
+            self.queued(chosen)
         return Found(self, heads, chosen, {name for name, wanted in (("rle", rle), ("bits", bits)) if wanted})
 
     def _own_stream(self) -> Stream:
@@ -167,18 +196,23 @@ class Postprocessor:
             self._own = self._release.enter_context(self.driver.create_stream())
         return self._own
 
+    def _wait_for_default_stream(self, stream: Stream) -> None:
+        """Libraries that name no stream queue their work there, and a stream of one's own does not wait for it by itself."""
+        with self.driver.borrow_stream(_DEFAULT_STREAM) as default, self.driver.create_event() as event:
+            event.record(default)
+            stream.wait(event)
+
     def set_pictures(self, sizes: Sequence[tuple[int, int]], batch: int) -> None:
-        """Say the (width, height) of the pictures of the next run, once the GPU is done with the last one's."""
-        if self.runs:
-            self._done.synchronize()
-        if len(sizes) != batch:
-            raise ConfigError(f"{len(sizes)} sizes were given for {batch} pictures.", "Give one (width, height) for each picture.")
+        """Say the (width, height) of the pictures of the next run, once the GPU is done with the last one that :meth:`queued` told of."""
+        checked = _checked_sizes(sizes, batch)
         if batch > self.batch:
             raise ConfigError(f"A batch of {batch} was given, this Postprocessor takes {self.batch}.", "Make one with a larger batch.")
-        for width, height in sizes:
-            if width < 1 or height < 1 or width * height >= MOST_PIXELS:
-                raise ConfigError(f"A picture of {width} x {height} pixels was named, 1 x 1 to 2^31 - 1 pixels are wanted.")
-        self.workspace.pictures[:batch] = sizes
+        self._done.synchronize()
+        self.workspace.pictures[:batch] = checked
+
+    def queued(self, stream: Stream) -> None:
+        """To be called after :meth:`enqueue`, or the launch of a graph that holds it, on `stream`: what the next run has to wait for."""
+        self._done.record(stream)
 
     def enqueue(
         self, heads: Heads, stream: Stream, *, rle: bool = True, bits: bool = False, mark: Callable[[str], None] | None = None
@@ -208,27 +242,30 @@ class Postprocessor:
         self.driver.copy_to_host(*workspace.staged_results, stream)
         tell("results")
 
-    def _problem(self, heads: Heads, *, bits: bool) -> Problem:
+    def _check(self, heads: Heads, sizes: Sequence[tuple[int, int]], *, bits: bool) -> None:
         if heads.shapes != self.shapes or heads.batch > self.batch:
             raise ConfigError(
                 f"A batch of {heads.batch} of {heads.shapes} was given, at most {self.batch} of {self.shapes} was wanted.",
                 "Make a Postprocessor for these shapes.",
             )
+        room = self.workspace.problem.bits_stride
+        for width, height in sizes if bits else ():
+            words = -(-width // 32) * height
+            if words > room:
+                found = f"The bits of a picture of {width} x {height} pixels are {words} words"
+                raise ConfigError(f"{found}, there is room for {room}.", "Make a Postprocessor with larger bits.")
+
+    def _problem(self, heads: Heads, *, bits: bool) -> Problem:
+        self._check(heads, self.workspace.pictures[: heads.batch].tolist(), bits=bits)
         problem = Problem.from_buffer_copy(self.workspace.problem)
         problem.batch = heads.batch
         problem.boxes, problem.scores = heads.boxes.pointer, heads.scores.pointer
         problem.coefficients, problem.prototypes = heads.coefficients.pointer, heads.prototypes.pointer
         problem.half_inputs = (heads.boxes.dtype == _FLOATS[1]) | (heads.coefficients.dtype == _FLOATS[1]) << 1
-        if bits:
-            most = int((-(-self.workspace.pictures[: heads.batch, 0] // 32) * self.workspace.pictures[: heads.batch, 1]).max())
-            if most > problem.bits_stride:
-                raise ConfigError("A picture is larger than the room for its bit-packed masks.", "Make a Postprocessor with larger bits.")
         return problem
 
     def _launch(self, launch: Launch, argument: bytes, stream: Stream) -> None:
-        kernel = self._kernels.get(launch.kernel)
-        if kernel is None:
-            kernel = self._kernels[launch.kernel] = self._module.kernel(launch.kernel)
+        kernel = self._kernels[launch.kernel]
         self.driver.launch(kernel, launch.grid, launch.threads, argument, stream, shared=launch.shared)
 
     def detections(self, batch: int, classes: ClassList) -> list[Detections]:
@@ -263,6 +300,12 @@ class Postprocessor:
         shapes = {"counts": (batch,), "found_boxes": (batch, slots, 4), "bits": (batch, slots, self.workspace.problem.bits_stride)}
         return DeviceView(pointer, shapes.get(name, (batch, slots)), _TABLES.get(name, np.dtype(np.uint32)), self, stream)
 
+    def masks(self, picture: int) -> DeviceMasks:
+        """Where one picture's bit-packed masks and labels are."""
+        problem, first = self.workspace.problem, picture * self.workspace.slots
+        places = {"bits": problem.bits + 4 * first * problem.bits_stride, "labels": problem.labels + 4 * first}
+        return DeviceMasks(words=problem.bits_stride, count=problem.counts + 4 * picture, slots=self.workspace.slots, **places)
+
     def wait(self) -> None:
         """Wait until the last call is over."""
         self._done.synchronize()
@@ -270,84 +313,12 @@ class Postprocessor:
     def close(self) -> None:
         """Wait for the last call and give everything back."""
         with contextlib.suppress(DeviceError):
-            if self.runs:
-                self._done.synchronize()
+            self._done.synchronize()
         self._release.close()
+        self._last = None
 
     def __enter__(self) -> Postprocessor:
         return self
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-class Found:
-    """What one call of a :class:`Postprocessor` finds; its next call overwrites it.
-
-    On the device, as arrays with ``__cuda_array_interface__`` (``torch.as_tensor(found.boxes, device="cuda")``), valid for work on the
-    stream of the call; entries from ``counts[b]`` on are undefined:
-
-    Attributes:
-        counts: uint32 [B], detections of each picture.
-        boxes: float32 [B, D, 4], x1, y1, x2, y2 relative to the picture, as they were given.
-        scores, mask_scores: float32 [B, D].
-        labels: int32 [B, D], 0-based without background.
-        priors: int32 [B, D], the prior that each comes from.
-        bits: uint32 [B, D, words]; each mask begins with its rows of ceil(width / 32) words, pixel x in bit x % 32 of word x // 32.
-    """
-
-    def __init__(self, owner: Postprocessor, heads: Heads, stream: Stream, made: set[str]) -> None:
-        self._owner, self._heads, self._stream, self._made = owner, heads, stream, made
-        self._run = owner.runs
-
-    def _view(self, name: str) -> DeviceView:
-        self._current()
-        return self._owner.view(name, self._heads.batch, self._stream)
-
-    def _current(self) -> None:
-        if self._owner.runs != self._run:
-            raise DeviceError("These detections were overwritten by a later call.", "Read them before, or use a second Postprocessor.")
-
-    @property
-    def counts(self) -> DeviceView:
-        return self._view("counts")
-
-    @property
-    def boxes(self) -> DeviceView:
-        return self._view("found_boxes")
-
-    @property
-    def scores(self) -> DeviceView:
-        return self._view("found_scores")
-
-    @property
-    def mask_scores(self) -> DeviceView:
-        return self._view("mask_scores")
-
-    @property
-    def labels(self) -> DeviceView:
-        return self._view("labels")
-
-    @property
-    def priors(self) -> DeviceView:
-        return self._view("priors")
-
-    @property
-    def bits(self) -> DeviceView:
-        self._want("bits")
-        return self._view("bits")
-
-    def _want(self, what: str) -> None:
-        if what not in self._made:
-            raise ConfigError(f"The call was told to make no {what}.", f"Call with {what}=True.")
-
-    def synchronize(self) -> None:
-        """Wait until everything is there."""
-        self._current()
-        self._owner.wait()
-
-    def detections(self, classes: ClassList) -> list[Detections]:
-        """Wait, and return the B pictures' :class:`Detections`; `classes` names the labels."""
-        self._want("rle")
-        self.synchronize()
-        return self._owner.detections(self._heads.batch, classes)

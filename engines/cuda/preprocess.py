@@ -19,7 +19,7 @@ from yolact_deploy.pictures import Picture, require_picture
 
 from .driver import DeviceBuffer, Driver, Module, PinnedArray, Stream
 
-__all__ = ["DevicePicture", "DevicePreprocessor", "PictureFormat", "Preprocess", "SourcePicture"]
+__all__ = ["DevicePicture", "DevicePreprocessor", "PictureFormat", "Preprocess", "SourcePicture", "picture_size"]
 
 PictureFormat: TypeAlias = Literal["rgb", "bgr", "nv12-bt601", "nv12-bt709"]
 """How the pixels lie; NV12 is of limited range (luma 16 … 235)."""
@@ -96,6 +96,13 @@ class DevicePicture:
             raise PictureError(
                 f"A picture of format {self.format!r} has a chroma plane, which NV12 has.", "Leave it out, or name the format."
             )
+
+
+def picture_size(picture: Picture | DevicePicture) -> tuple[int, int]:
+    """Width and height in pixels."""
+    if isinstance(picture, DevicePicture):
+        return picture.width, picture.height
+    return picture.shape[1], picture.shape[0]
 
 
 def _require_plane(name: str, pointer: int, pitch: int, row: int) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from .workspace import HeadShapes
 
-__all__ = ["Launch", "launches"]
+__all__ = ["Launch", "kernel_names", "launches", "rescore"]
 
 # The constants of the same names in the kernels.
 _SELECT_PRIORS = 32
@@ -40,8 +40,8 @@ def launches(
     padded = 32 if shapes.prototypes <= 32 else 64
     yield Launch("select", f"select_{scores}", (-(-shapes.priors // _SELECT_PRIORS), batch, 1), 256)
     yield Launch("rank", f"rank_{scores}", (groups, batch, 1), 256)
-    yield Launch("suppress", "suppress", (groups, batch, 1), 256)
-    yield Launch("best", "best", (batch, 1, 1), 512)
+    yield Launch("suppress", "suppress", (groups, batch, 1), 512)
+    yield Launch("best", "best", (batch, 1, 1), 1024)
     yield Launch("assemble", f"assemble_{prototypes}_{padded}", (tiles, -(-slots // _ASSEMBLE_DETECTIONS), batch), 128)
     if bits:
         yield Launch("bits", "pack_bits", (_BITS_BLOCKS, slots, batch), 256)
@@ -53,3 +53,11 @@ def launches(
 def rescore(batch: int, slots: int) -> Launch:
     """Mask scores from what the mask-IoU net said."""
     return Launch("rescore", "rescore", (-(-slots // _RESCORE_THREADS), batch, 1), _RESCORE_THREADS)
+
+
+def kernel_names(shapes: HeadShapes) -> set[str]:
+    """All that may be launched for head outputs of these shapes, whatever their dtypes."""
+    names = {rescore(1, 1).kernel}
+    for half in (False, True):
+        names |= {launch.kernel for launch in launches(shapes, 1, 1, 1, half_scores=half, half_prototypes=half, rle=True, bits=True)}
+    return names

@@ -23,6 +23,8 @@ _LARGEST_K = 1024  # of kernels/block.cuh
 _MOST_PROTOTYPES = 64
 _MOST_OUTLINE_BYTES = 40_000  # dynamic shared memory that every GPU has beside the static part
 _ENTRIES = 2**32
+_MOST_PRIORS = 2**31
+_MOST_PICTURES = 65_535  # blocks of a grid in y
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,8 @@ class HeadShapes:
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} is {getattr(self, name)}, at least {least} was wanted.", "Give the shapes of the head outputs.")
         mend = "Use the CPU's post-processing: postprocess='cpu'."
+        if self.priors >= _MOST_PRIORS:
+            raise ConfigError(f"{self.priors} priors were given, fewer than 2^31 were wanted.", mend)
         if self.prototypes > _MOST_PROTOTYPES:
             raise ConfigError(f"{self.prototypes} prototypes were given, the GPU's mask assembly takes {_MOST_PROTOTYPES}.", mend)
         if self.priors * (self.classes - 1) >= _ENTRIES:
@@ -97,8 +101,11 @@ class Workspace:
         rescoring: bool = False,
     ) -> None:
         check_settings(settings)
-        if batch < 1 or rle_bytes < 1:
-            raise ConfigError(f"A batch of {batch} with {rle_bytes} bytes of RLE was asked for, at least 1 is wanted.", "Give 1 or more.")
+        if not 1 <= batch <= _MOST_PICTURES or rle_bytes < 1:
+            asked = f"A batch of {batch} with {rle_bytes} bytes of RLE was asked for"
+            raise ConfigError(f"{asked}, 1 … {_MOST_PICTURES} pictures with at least 1 byte are wanted.", "Give numbers in these ranges.")
+        if bits is not None and min(bits) < 1:
+            raise ConfigError(f"Room for bits of {bits[0]} x {bits[1]} pixels was asked for, at least 1 x 1 is wanted.", "Give a size.")
         self.shapes, self.batch, self.settings = shapes, batch, settings
         cross = settings.nms == "cross-class"
         groups = 1 if cross else shapes.classes - 1
@@ -110,7 +117,7 @@ class Workspace:
         ranked = batch * groups * settings.top_k
         found = batch * self.slots
         samples = shapes.height * shapes.width
-        layout = {
+        layout: dict[str, int] = {
             "arena_used": 8,
             "candidate_counts": 4 * batch,
             "survivor_counts": 4 * batch,
@@ -126,7 +133,7 @@ class Workspace:
             "bits": 4 * found * stride,
             "pictures": 8 * batch,
         }
-        results = {
+        results: dict[str, int] = {
             "counts": 4 * batch,
             "found_boxes": 16 * found,
             **dict.fromkeys(("found_scores", "mask_scores", "labels", "priors", "rle_starts", "rle_lengths"), 4 * found),

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -10,10 +14,11 @@ import pytest
 from tests.helpers.fake_engines import install, write_engine
 from tests.helpers.stub_cuda import calls
 from tests.runtime.tensorrt_scenarios import assert_clean, assert_same, new_folder, pictures, reference, refused
-from yolact_deploy import load
+from yolact_deploy import Detector, load
 from yolact_deploy.data import sample_picture
 from yolact_deploy.engines.batches import BatchRange
-from yolact_deploy.engines.cuda import compiler
+from yolact_deploy.engines.cuda import compiler, workspace
+from yolact_deploy.engines.cuda.cuda_core import CudaCoreDriver
 from yolact_deploy.errors import ConfigError, DeviceError, MissingDependencyError
 from yolact_deploy.postprocess import PostprocessSettings
 from yolact_deploy.preprocess import prepare
@@ -153,4 +158,49 @@ def outputs_and_detections_take_turns(onnx: dict[str, str], folder: str) -> None
             for _ in range(3):
                 for name, value in detector.backend.infer(image).items():
                     np.testing.assert_array_equal(value, outputs[name])
+    assert_clean()
+
+
+def closing_waits_for_detections(onnx: dict[str, str], folder: str) -> None:
+    """Threads that predict while another closes get a result or one clear error, never memory that is gone."""
+    picture = sample_picture(200, 160)
+    wanted = reference(onnx["none"]).predict(picture, channels="rgb")
+    engine = write_engine(Path(onnx["none"]), new_folder(folder, "closing"))
+    for turn in range(6):
+        detector = load(engine, contexts=2, postprocess="gpu")
+        assert_same(detector.predict(picture, channels="rgb"), wanted)
+        started = threading.Barrier(3)
+
+        def use(detector: Detector = detector, started: threading.Barrier = started) -> str:
+            started.wait()
+            try:
+                for _ in range(100):
+                    assert_same(detector.predict(picture, channels="rgb"), wanted)
+            except DeviceError as error:
+                return error.message
+            return "never closed"
+
+        with ThreadPoolExecutor(2) as pool:
+            ends = [pool.submit(use) for _ in range(2)]
+            started.wait()
+            time.sleep(0.02 * turn)
+            detector.close()
+            assert all("is closed" in end.result() for end in ends), [end.result() for end in ends]
+        assert_clean()
+
+
+def heads_and_drivers_that_the_kernels_do_not_fit(onnx: dict[str, str], folder: str) -> None:
+    picture = sample_picture(200, 160)
+    wanted = reference(onnx["none"]).predict(picture, channels="rgb")
+    engine = write_engine(Path(onnx["none"]), new_folder(folder, "unfit"))
+    with mock.patch.object(workspace, "_MOST_PROTOTYPES", 31), load(engine) as detector:
+        assert_same(detector.predict(picture, channels="rgb"), wanted)
+        assert "32 prototypes were given" in detector.backend.host_reason((), detector.settings)
+    with mock.patch.object(CudaCoreDriver, "load_module", side_effect=DeviceError("Too new.", "Update.")):
+        with load(engine) as detector:
+            for _ in range(2):
+                assert_same(detector.predict(picture, channels="rgb"), wanted)
+            assert detector.backend.host_reason((), detector.settings) == "Too new (Update)"
+        with load(engine, postprocess="gpu") as detector, pytest.raises(ConfigError, match="was asked for, but Too new"):
+            detector.predict(picture, channels="rgb")
     assert_clean()

@@ -45,6 +45,8 @@ SCENARIOS: list[tuple[str, dict[str, Any], list[str]]] = [
             "prepared_pictures_give_the_same",
             "batches_of_any_size_on_the_gpu",
             "outputs_and_detections_take_turns",
+            "closing_waits_for_detections",
+            "heads_and_drivers_that_the_kernels_do_not_fit",
         ],
     ),
     (

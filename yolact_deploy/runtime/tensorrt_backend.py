@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
@@ -13,11 +13,12 @@ from numpy.typing import NDArray
 from yolact_deploy.detections import Detections
 from yolact_deploy.engines.cuda.compiler import cached_kernels
 from yolact_deploy.engines.cuda.driver import Module
-from yolact_deploy.engines.cuda.workspace import MOST_PIXELS, check_settings
+from yolact_deploy.engines.cuda.preprocess import DevicePicture, picture_size
+from yolact_deploy.engines.cuda.workspace import MOST_PIXELS, HeadShapes, check_settings
 from yolact_deploy.engines.detecting import DetectingContext
 from yolact_deploy.engines.loading import load_engine
 from yolact_deploy.engines.session import Context
-from yolact_deploy.errors import ConfigError, DeviceError, MissingDependencyError, ModelFileError
+from yolact_deploy.errors import ConfigError, DeviceError, MissingDependencyError, ModelFileError, YolactDeployError
 from yolact_deploy.pictures import Picture
 from yolact_deploy.postprocess import PostprocessSettings
 from yolact_deploy.runtime.backend import Backend
@@ -93,32 +94,44 @@ class TensorRTBackend(Backend):
             return "a picture has 2^31 pixels or more"
         try:
             check_settings(settings)
+            self._head_shapes()
         except ConfigError as error:
             return error.message.rstrip(".")
         with self._lock:
             return "" if self._module is not None or self._image is not None else self._compile()
 
+    def _head_shapes(self) -> HeadShapes:
+        shapes = {tensor.name: tensor.shape for tensor in self.engine.session.engine.outputs}
+        return HeadShapes(*shapes["scores"], *shapes["prototypes"])
+
     def detect(self, images: NDArray[Any], sizes: Sequence[tuple[int, int]], settings: PostprocessSettings) -> list[Detections] | None:
         """See :meth:`Backend.detect`."""
         self.check(images)
-        if self._on_the_host(sizes, settings):
-            return None
-        with self.engine.session.context() as context:
-            given = {self.manifest.inputs[0].name: images}
-            return self._behind(context, settings).detect(given, sizes, self.manifest.classes)
+        given = {self.manifest.inputs[0].name: images}
+        return self._detected(sizes, settings, lambda detecting: detecting.detect(given, sizes, self.manifest.classes))
 
-    def detect_pictures(self, pictures: Sequence[Picture], settings: PostprocessSettings) -> list[Detections] | None:
-        """See :meth:`Backend.detect_pictures`."""
-        if self._on_the_host([(picture.shape[1], picture.shape[0]) for picture in pictures], settings):
-            return None
-        with self.engine.session.context() as context:
-            return self._behind(context, settings).detect_pictures(pictures, self.manifest.classes)
+    def detect_pictures(self, pictures: Sequence[Picture | DevicePicture], settings: PostprocessSettings) -> list[Detections] | None:
+        """See :meth:`Backend.detect_pictures`; pictures in device memory are taken too."""
+        sizes = [picture_size(picture) for picture in pictures]
+        return self._detected(sizes, settings, lambda detecting: detecting.detect_pictures(pictures, self.manifest.classes))
 
-    def _on_the_host(self, sizes: Sequence[tuple[int, int]], settings: PostprocessSettings) -> bool:
+    def _detected(
+        self,
+        sizes: Sequence[tuple[int, int]],
+        settings: PostprocessSettings,
+        detect: Callable[[DetectingContext], list[Detections]],
+    ) -> list[Detections] | None:
+        """What `detect` finds on the GPU; None where that is the host's."""
         reason = self.host_reason(sizes, settings)
-        if reason and self._postprocess == "gpu":
+        if not reason:
+            with self.engine.session.context() as context:
+                detecting = self._behind(context, settings)
+                if detecting is not None:
+                    return detect(detecting)
+            reason = self._no_kernels
+        if self._postprocess == "gpu":
             raise ConfigError(f"Post-processing on the GPU was asked for, but {reason}.", "Use postprocess='auto'.")
-        return bool(reason)
+        return None
 
     def _compile(self) -> str:
         """Take the kernels from the cache or compile them; why that cannot be, or nothing."""
@@ -127,25 +140,34 @@ class TensorRTBackend(Backend):
         try:
             self._image = cached_kernels(self.engine.session.engine.driver.info.compute_capability)
         except (DeviceError, MissingDependencyError) as error:
-            self._no_kernels = f"{error.message.rstrip('.')} ({error.mend.rstrip('.')})"
+            self._no_kernels = _in_one(error)
         return self._no_kernels
 
-    def _behind(self, context: Context, settings: PostprocessSettings) -> DetectingContext:
-        """The post-processing behind this context, made anew for other settings."""
-        known = self._detecting.get(context)
-        if known is not None and known.settings == settings:
+    def _behind(self, context: Context, settings: PostprocessSettings) -> DetectingContext | None:
+        """The post-processing behind this context, which is the caller's, made anew for other settings; None without kernels."""
+        with self._lock:
+            known = self._detecting.get(context)
+            module = self._loaded()
+        if module is None or (known is not None and known.settings == settings):
             return known
         if known is not None:
-            del self._detecting[context]
             known.close()
-        with self._lock:
-            if self._module is None:
-                assert self._image is not None
-                self._module = self.engine.session.engine.driver.load_module(self._image)
-                self._image = None
         net = self.engine.mask_iou.engine if self.engine.mask_iou is not None else None
-        made = self._detecting[context] = DetectingContext(context, self.manifest.input, settings, self._module, net)
+        made = DetectingContext(context, self.manifest.input, settings, module, net)
+        context.at_close(made.close)
+        with self._lock:
+            self._detecting[context] = made
         return made
+
+    def _loaded(self) -> Module | None:
+        """The kernels on the GPU; None where the driver does not take what NVRTC made, which may be newer."""
+        if self._module is None and self._image is not None:
+            try:
+                self._module = self.engine.session.engine.driver.load_module(self._image)
+            except DeviceError as error:
+                self._no_kernels = _in_one(error)
+            self._image = None
+        return self._module
 
     def mask_iou(self, masks: NDArray[np.float32]) -> NDArray[np.float32]:
         """See :meth:`Backend.mask_iou`; more masks than the engine takes at once go in pieces, fewer are padded."""
@@ -162,15 +184,19 @@ class TensorRTBackend(Backend):
         return cast("NDArray[np.float32]", np.concatenate([piece[session.engine.outputs[0].name] for piece in pieces])[:count])
 
     def close(self) -> None:
-        """Release the engine, its contexts and their memory."""
+        """Wait for running calls, then release the engine, its contexts and their memory."""
+        self.engine.close()  # with each context goes what is behind it
         with self._lock:
-            for detecting in self._detecting.values():
-                detecting.close()
             self._detecting.clear()
             if self._module is not None:
                 self._module.close()
                 self._module = None
-        self.engine.close()
+
+
+def _in_one(error: YolactDeployError) -> str:
+    """An error as a part of a sentence."""
+    mend = f" ({error.mend.rstrip('.')})" if error.mend else ""
+    return f"{error.message.rstrip('.')}{mend}"
 
 
 def _device_index(device: str | None) -> int:

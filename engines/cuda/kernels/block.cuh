@@ -64,6 +64,7 @@ __device__ inline void sort_descending(u64 *keys, int size) {
 
 constexpr int LARGEST_K = 1024;  // what `Largest` can rank
 constexpr int CACHED_KEYS = 2048;
+constexpr int KEYS_AHEAD = 4;
 
 // Shared memory of `rank_largest`.
 struct Largest {
@@ -73,6 +74,18 @@ struct Largest {
     u32 scratch[32];
     u32 digit, above, found;
 };
+
+// Counts a digit of each lane that has one. Scores begin alike, so most of a warp counts the same digit: one of them does it for all.
+__device__ inline void count_digit(u32 digit, bool counts, u32 *histogram) {
+    const u32 counting = __ballot_sync(ALL_LANES, counts);
+    const u32 common = __shfl_sync(ALL_LANES, digit, counting ? __ffs(counting) - 1 : 0);
+    const u32 alike = __ballot_sync(ALL_LANES, counts && digit == common);
+    if (counts && digit != common) {
+        atomicAdd(&histogram[digit], 1u);
+    } else if (counts && static_cast<int>(threadIdx.x % WARP) == __ffs(alike) - 1) {
+        atomicAdd(&histogram[digit], static_cast<u32>(__popc(alike)));
+    }
+}
 
 // The smallest key among the `k` largest of `n` > k keys, or a number between it and the next smaller key: digit by digit, as radix sort
 // would order them. `key_at(i)` gives key i.
@@ -84,19 +97,18 @@ __device__ inline u64 bound_of_largest(const KeyAt &key_at, int n, int k, Larges
         const u64 decided = shift == 56 ? 0 : ~0ull << (shift + 8);
         for (int digit = threadIdx.x; digit < 256; digit += THREADS) shared.histogram[digit] = 0;
         __syncthreads();
-        for (int first = 0; first < n; first += THREADS) {
-            const int place = first + threadIdx.x;
-            const u64 key = place < n ? key_at(place) : 0;
-            const bool counts = place < n && (key & decided) == prefix;
-            const u32 digit = static_cast<u32>(key >> shift) & 255;
-            // Scores begin alike, so most of a warp counts the same digit: one of them does it for all.
-            const u32 counting = __ballot_sync(ALL_LANES, counts);
-            const u32 common = __shfl_sync(ALL_LANES, digit, counting ? __ffs(counting) - 1 : 0);
-            const u32 alike = __ballot_sync(ALL_LANES, counts && digit == common);
-            if (counts && digit != common) {
-                atomicAdd(&shared.histogram[digit], 1u);
-            } else if (counts && static_cast<int>(threadIdx.x % WARP) == __ffs(alike) - 1) {
-                atomicAdd(&shared.histogram[digit], static_cast<u32>(__popc(alike)));
+        for (int first = 0; first < n; first += KEYS_AHEAD * THREADS) {
+            u64 keys[KEYS_AHEAD];  // all on their way before the first is looked at
+#pragma unroll
+            for (int ahead = 0; ahead < KEYS_AHEAD; ++ahead) {
+                const int place = first + ahead * THREADS + static_cast<int>(threadIdx.x);
+                keys[ahead] = place < n ? key_at(place) : 0;
+            }
+#pragma unroll
+            for (int ahead = 0; ahead < KEYS_AHEAD; ++ahead) {
+                const int place = first + ahead * THREADS + static_cast<int>(threadIdx.x);
+                const bool counts = place < n && (keys[ahead] & decided) == prefix;
+                count_digit(static_cast<u32>(keys[ahead] >> shift) & 255, counts, shared.histogram);
             }
         }
         __syncthreads();

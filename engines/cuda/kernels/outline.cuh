@@ -87,16 +87,10 @@ struct Outline {
     // Whether samples (row, column) and so on are inside, 32 rows from 32 * word on.
     __device__ u32 column_word(int column, int word) const { return word < words ? inside[column * words + word] : 0; }
 
-    // Cells of 2 x 2 samples, from row 32 * word on, that have samples on both sides.
+    // Cells of 2 x 2 samples, from row 32 * word on, that may have samples on both sides; of the last row all that have one inside.
     __device__ u32 mixed_cells(const Mix &column, int word) const {
-        const int height = mask.rows.samples;
         const u32 a = column_word(column.sample, word), b = column_word(column.next, word);
-        u32 a_below = a >> 1 | column_word(column.sample, word + 1) << 31, b_below = b >> 1 | column_word(column.next, word + 1) << 31;
-        const int last = height - 1 - 32 * word;  // the last row is its own lower neighbour
-        if (last < 32) {
-            a_below = (a_below & ~(1u << last)) | (a & 1u << last);
-            b_below = (b_below & ~(1u << last)) | (b & 1u << last);
-        }
+        const u32 a_below = a >> 1 | column_word(column.sample, word + 1) << 31, b_below = b >> 1 | column_word(column.next, word + 1) << 31;
         return (a | b | a_below | b_below) & ~(a & b & a_below & b_below);
     }
 
@@ -134,7 +128,7 @@ struct Outline {
         if (first > last) return;
         const float above = mask.across(cell, column), below = mask.across(minimum(cell + 1, mask.rows.samples - 1), column);
         const float change = fabsf(__fsub_rn(below, above));
-        if ((above > 0.5f) == (below > 0.5f) && change == change) {
+        if ((above > 0.5f) == (below > 0.5f)) {  // NaN is outside, and so is what is mixed with it
             if ((above > 0.5f) != state) emit(first);
             state = above > 0.5f;
             return;

@@ -9,7 +9,7 @@
 
 namespace yolact {
 
-constexpr int SUPPRESS_THREADS = 256;
+constexpr int SUPPRESS_THREADS = 512;
 
 __device__ inline float4 load_box(const Problem &p, size_t place) {
     if (p.half_inputs & 1) {
@@ -55,11 +55,16 @@ __device__ inline void suppress_ranked(const Problem &p) {
     }
     __syncthreads();
     for (int first = warp * WARP; first < count; first += SUPPRESS_THREADS) {
-        const u32 stay = kept[first / WARP];
+        // Of one ranking no more than `max_detections` can be among the best of all.
+        int before = 0;
+        for (int word = 0; word < first / WARP; ++word) before += __popc(kept[word]);
+        const bool own = kept[first / WARP] >> lane & 1;
+        const bool possible = own && before + __popc(kept[first / WARP] & ((1u << lane) - 1)) < p.max_detections;
+        const u32 stay = __ballot_sync(ALL_LANES, possible);
         u32 start = 0;
         if (lane == 0 && stay) start = atomicAdd(&p.survivor_counts[picture], static_cast<u32>(__popc(stay)));
         start = __shfl_sync(ALL_LANES, start, 0);
-        if (stay >> lane & 1) {
+        if (possible) {
             const u32 place = start + __popc(stay & ((1u << lane) - 1));
             p.survivors[static_cast<size_t>(picture) * p.groups * p.top_k + place] = keys[first + lane];
         }

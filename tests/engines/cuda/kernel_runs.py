@@ -78,6 +78,7 @@ class Runner:
                 buffer: DeviceBuffer = release.enter_context(self.driver.allocate(max(array.nbytes, 1)))
                 self.driver.copy_to_device(buffer.pointer, np.ascontiguousarray(array), stream)
                 found.append(DeviceArray(buffer.pointer, array.shape, array.dtype, self.driver.info.index, buffer))
+            stream.synchronize()  # whatever stream takes them next
             yield found
 
     def download(self, pointer: int, shape: tuple[int, ...], dtype: type, stream: Stream) -> np.ndarray:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import re
+import weakref
 from functools import cache
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,8 +18,10 @@ from tests.reference.golden_heads import CASES, golden_archive, golden_heads
 from yolact_deploy.detections import Detections
 from yolact_deploy.engines.cuda.arrays import DeviceArray
 from yolact_deploy.engines.cuda.compiler import kernel_sources
+from yolact_deploy.engines.cuda.draw import DeviceFrame, MaskPainter
 from yolact_deploy.engines.cuda.driver import Stream
-from yolact_deploy.engines.cuda.postprocessor import Found, Heads, Postprocessor
+from yolact_deploy.engines.cuda.found import Found
+from yolact_deploy.engines.cuda.postprocessor import Heads, Postprocessor
 from yolact_deploy.engines.cuda.problem import POINTERS, Problem
 from yolact_deploy.engines.cuda.workspace import HeadShapes
 from yolact_deploy.errors import ConfigError, DeviceError
@@ -43,10 +46,16 @@ def random_heads(seed: int, batch: int = 1, priors: int = 60, classes: int = 5) 
     return GivenHeads(boxes, random.random((batch, priors, classes), np.float32), coefficients, prototypes)
 
 
-def as_foreign(array: DeviceArray) -> object:
+class Foreign:
     """What another library's array looks like."""
-    interface = {"shape": array.shape, "typestr": array.dtype.str, "data": (array.pointer, False), "version": 3}
-    return SimpleNamespace(__cuda_array_interface__=interface, owner=array)
+
+    def __init__(self, array: DeviceArray) -> None:
+        self.__cuda_array_interface__ = {
+            "shape": array.shape,
+            "typestr": array.dtype.str,
+            "data": (array.pointer, False),
+            "version": 3,
+        }
 
 
 def on_the_cpu(given: GivenHeads, size: tuple[int, int], settings: PostprocessSettings | None = None) -> tuple[np.ndarray, list[bytes]]:
@@ -87,7 +96,7 @@ def test_arrays_of_other_libraries(runner: Runner) -> None:
     given = random_heads(0, batch=2)
     with runner.opened(given, batch=3, bits=(50, 40)) as (post, arrays, stream):
         for own in (None, stream.handle):
-            found = post(*map(as_foreign, arrays), [(50, 40), (31, 33)], stream=own, bits=True)
+            found = post(*map(Foreign, arrays), [(50, 40), (31, 33)], stream=own, bits=True)
             assert isinstance(found, Found)
             detections = found.detections(class_list(4))
             wanted = runner.run(given, [(50, 40), (31, 33)])
@@ -112,7 +121,7 @@ def _download(runner: Runner, view: object, stream: Stream) -> np.ndarray:
 def test_a_call_overwrites_the_last_one(runner: Runner) -> None:
     given = random_heads(1)
     with runner.opened(given) as (post, arrays, _):
-        foreign = [as_foreign(array) for array in arrays]
+        foreign = [Foreign(array) for array in arrays]
         first = post(*foreign, [(30, 30)])
         second = post(*foreign, [(40, 30)])
         for use in (lambda: first.detections(class_list(4)), lambda: first.boxes, first.synchronize):
@@ -155,14 +164,74 @@ def test_two_at_a_time(runner: Runner) -> None:
     options = {"batch": 2}
     with runner.opened(given[0], **options) as left, runner.opened(given[1], **options) as right:
         for _ in range(20):
-            found = [post(*map(as_foreign, arrays), sizes, stream=stream.handle) for post, arrays, stream in (left, right)]
+            found = [post(*map(Foreign, arrays), sizes, stream=stream.handle) for post, arrays, stream in (left, right)]
             assert [[each.counts for each in one.detections(class_list(4))] for one in found] == wanted
+
+
+def test_masks_are_painted_where_they_are(runner: Runner) -> None:
+    """Of each picture of a batch its own, the best detection on top."""
+    given, sizes = random_heads(11, batch=2), [(50, 40), (33, 29)]
+    colours = np.array([[200, 0, 0], [0, 190, 0], [0, 0, 180], [90, 80, 70]], np.uint8)
+    with runner.opened(given, PostprocessSettings(max_detections=6), batch=2, bits=(50, 40)) as (post, arrays, stream):
+        found = post(*map(Foreign, arrays), sizes, stream=stream.handle, bits=True)
+        detections = found.detections(class_list(4))
+        painter = MaskPainter(runner.driver, runner.module, colours)
+        for picture, (width, height) in enumerate(sizes):
+            with runner.driver.allocate(3 * width * height) as frame:
+                runner.driver.clear(frame.pointer, frame.size, stream)
+                painter.enqueue(DeviceFrame(frame.pointer, width, height, 3 * width), found.masks(picture), stream, alpha=1.0)
+                painted = runner.download(frame.pointer, (height, width, 3), np.uint8, stream)
+            wanted = np.zeros_like(painted)
+            for place in reversed(range(len(detections[picture]))):
+                wanted[detections[picture].bitmap(place)] = colours[detections[picture].labels[place]]
+            assert wanted.any()
+            np.testing.assert_array_equal(painted, wanted)
+        painter.close()
+
+
+def test_a_refused_call_leaves_the_last_one_alone(runner: Runner) -> None:
+    with runner.opened(random_heads(1), bits=(50, 40)) as (post, arrays, _):
+        foreign = [Foreign(array) for array in arrays]
+        found = post(*foreign, [(50, 40)])
+        for sizes, message in (([(500, 400)], "there is room for"), ([(0, 400)], "0 x 400 pixels"), ([(3, 4)] * 2, "2 sizes")):
+            with pytest.raises(ConfigError, match=message):
+                post(*foreign, sizes, bits=True)
+        (detections,) = found.detections(class_list(4))
+        assert (detections.width, detections.height) == (50, 40)
+
+
+def test_inputs_live_until_the_gpu_has_read_them(runner: Runner) -> None:
+    """Whoever drops them, and the result, at once must not have their memory given to somebody else."""
+    with runner.opened(random_heads(1)) as (post, arrays, _):
+        foreign = [Foreign(array) for array in arrays]
+        owners = [weakref.ref(array) for array in foreign]
+        counts = post(*foreign, [(30, 30)]).counts
+        del foreign
+        gc.collect()
+        assert all(owner() is not None for owner in owners)
+        assert counts.shape == (1,)
+        post(*[Foreign(array) for array in arrays], [(30, 30)]).synchronize()
+        gc.collect()
+        assert all(owner() is None for owner in owners)
+
+
+def test_sizes_wait_for_the_run_before(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    with runner.opened(random_heads(1)) as (post, arrays, stream):
+        done: list[str] = []
+        wait = post._done.synchronize
+        monkeypatch.setattr(post._done, "synchronize", lambda: (done.append("waited"), wait()))
+        heads = Heads(*arrays)
+        post.set_pictures([(30, 20)], 1)
+        post.enqueue(heads, stream)
+        post.queued(stream)
+        post.set_pictures([(20, 30)], 1)
+        assert done == ["waited"] * 2
 
 
 def test_nothing_is_allocated_by_a_call(runner: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     given = random_heads(6)
     with runner.opened(given, bits=(64, 64)) as (post, arrays, stream):
-        foreign = [as_foreign(array) for array in arrays]
+        foreign = [Foreign(array) for array in arrays]
         post(*foreign, [(30, 30)], stream=stream.handle, bits=True).detections(class_list(4))
 
         def refuse(size: int) -> None:
@@ -221,104 +290,6 @@ def test_mask_rescoring(runner: Runner, kind: str) -> None:
         np.testing.assert_array_equal(masks[picture, :count], plain[picture].probabilities)  # zero outside the crops
     net.buffer.close()
     net.copy.close()
-
-
-def _arrays(**changes: tuple[tuple[int, ...], type]) -> list[DeviceArray]:
-    usual = {"boxes": (1, 60, 4), "scores": (1, 60, 5), "coefficients": (1, 60, 8), "prototypes": (1, 8, 20, 24)}
-    chosen = {name: changes.get(name, (shape, np.float32)) for name, shape in usual.items()}
-    return [DeviceArray(64, shape, np.dtype(dtype), 0, None) for shape, dtype in chosen.values()]
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"boxes": ((1, 60, 4), np.float64)}, "boxes is float64, float32 or float16 was wanted"),
-        ({"scores": ((1, 60, 5), np.int32)}, "scores is int32"),
-        ({"boxes": ((60, 4), np.float32)}, r"\[60, 4\], \[1, 60, 5\].*\[B, P, 4\]"),
-        ({"boxes": ((1, 60, 5), np.float32)}, r"\[1, 60, 5\]"),
-        ({"boxes": ((1, 61, 4), np.float32)}, r"\[1, 61, 4\], .* do not fit"),
-        ({"scores": ((2, 60, 5), np.float32)}, r"\[2, 60, 5\]"),
-        ({"coefficients": ((1, 60, 9), np.float32)}, r"\[1, 60, 9\]"),
-        ({"coefficients": ((1, 59, 8), np.float32)}, r"\[1, 59, 8\]"),
-        ({"prototypes": ((2, 8, 20, 24), np.float32)}, r"\[2, 8, 20, 24\]"),
-        ({"prototypes": ((1, 8, 20), np.float32)}, r"\[1, 8, 20\]"),
-        ({"scores": ((1, 60, 1), np.float32)}, "classes is 1, at least 2 was wanted"),
-    ],
-)
-def test_head_outputs_that_do_not_fit(changes: dict[str, tuple[tuple[int, ...], type]], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        Heads(*_arrays(**changes))
-
-
-@pytest.mark.parametrize(
-    ("shapes", "message"),
-    [
-        ((0, 5, 8, 20, 24), "priors is 0"),
-        ((60, 5, 65, 20, 24), "65 prototypes were given, the GPU's mask assembly takes 64"),
-        ((1 << 22, 1025, 8, 20, 24), "2\\^32 scores or more"),
-        ((60, 5, 8, 600, 600), "600 x 600 samples need .* bytes of shared memory"),
-    ],
-)
-def test_sizes_that_the_kernels_do_not_take(shapes: tuple[int, ...], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        HeadShapes(*shapes)
-    assert HeadShapes(60, 5, 64, 512, 512).outline_bytes < 40_000
-
-
-@pytest.mark.parametrize(
-    ("settings", "message"),
-    [
-        (PostprocessSettings(nms="traditional"), "Traditional NMS runs on the CPU only"),
-        (PostprocessSettings(top_k=1025), "top_k is 1025, the GPU ranks at most 1024"),
-        (PostprocessSettings(max_detections=1025), "max_detections is 1025"),
-    ],
-)
-def test_settings_of_the_cpu_alone(runner: Runner, settings: PostprocessSettings, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        runner.postprocessor(random_heads(8), settings)
-
-
-def test_calls_that_do_not_fit(runner: Runner) -> None:
-    given = random_heads(9)
-    with runner.opened(given, bits=(32, 20)) as (post, arrays, _):
-        foreign = [as_foreign(array) for array in arrays]
-        for sizes, message in (
-            ([], "0 sizes were given for 1 pictures"),
-            ([(0, 5)], "0 x 5 pixels"),
-            ([(5, -1)], "5 x -1 pixels"),
-            ([(65536, 32768)], "65536 x 32768 pixels"),
-        ):
-            with pytest.raises(ConfigError, match=message):
-                post(*foreign, sizes)
-        with pytest.raises(ConfigError, match="larger than the room for its bit-packed masks"):
-            post(*foreign, [(33, 20)], bits=True)
-        with pytest.raises(TypeError, match="has neither"):
-            post(given.boxes.tolist(), *foreign[1:], [(5, 5)])
-        assert post(*foreign, [(20, 32)]).detections(class_list(4))  # nothing was broken by these
-
-
-@pytest.mark.parametrize(
-    ("other", "message"),
-    [({"batch": 2}, "A batch of 2 was given"), ({"priors": 59}, r"priors=59.* was given, at most 1 of .*priors=60.* was wanted")],
-)
-def test_heads_of_another_network(runner: Runner, other: dict[str, int], message: str) -> None:
-    given = random_heads(9, **other)
-    sizes = [(5, 5)] * len(given.scores)
-    with (
-        runner.opened(random_heads(9)) as (post, _, stream),
-        runner.uploaded(*given.arrays(), stream=stream) as arrays,
-        pytest.raises(ConfigError, match=message),
-    ):
-        post(*map(as_foreign, arrays), sizes)
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [({"batch": 0}, "batch of 0"), ({"rle_bytes": 0}, "0 bytes of RLE"), ({"rle_bytes": 1 << 32}, r"2\^32 or more")],
-)
-def test_options_out_of_range(runner: Runner, options: dict[str, int], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        runner.postprocessor(random_heads(9), **options)
 
 
 def test_too_little_memory_leaves_nothing_behind() -> None:
