@@ -41,7 +41,9 @@ def test_boxes_of_thirty_percent() -> None:
 @pytest.mark.parametrize("detections", [0, 10])
 def test_the_measurement_runs(runner: Runner, detections: int) -> None:
     case = case_of("typical")
-    row = measure(runner.driver, runner.module, case, (64, 48), batch=2, detections=detections, repeats=2, baseline=lambda: 5.0)
+    row = measure(
+        runner.driver, runner.module, case, (64, 48), batch=2, detections=detections, repeats=2, baseline=lambda: 5.0, ahead_bytes=1 << 12
+    )
     assert row["detections"] == detections
     stages = {"sizes", "select", "rank", "suppress", "best", "assemble", "rle", "deliver", "results"}
     assert set(row["stages_us"]) == stages
