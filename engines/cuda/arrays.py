@@ -79,7 +79,7 @@ def device_array(value: object, *, device: int, stream: Stream | None, driver: D
 
     Args:
         value: with ``__dlpack__`` and ``__dlpack_device__`` (torch, CuPy, …) or ``__cuda_array_interface__`` (PyCUDA, Numba, …). The
-            latter does not tell the GPU.
+            latter does not tell the GPU, the driver does where it is known.
         device: the GPU wanted.
         stream: where the array will be used: work queued there from now on waits for what the array's library has queued. None where
             the caller sees to that.
@@ -262,10 +262,22 @@ def _from_interface(
         raise ConfigError(f"{_name(value)} has a mask, an array without one was wanted.", "Fill what is masked.")
     pointer, read_only = interface["data"]
     shape = _checked(value, interface["shape"], interface.get("strides"), dtype, bool(read_only), writable)
+    if driver is None and isinstance(stream, OwnedStream):
+        driver = stream.driver
+    if driver is not None and pointer:
+        _require_device(value, driver.device_of(int(pointer)), device)
     producer = interface.get("stream")
     if producer is not None and stream is not None and producer != stream.handle:
         _wait(stream, producer, driver)
     return DeviceArray(int(pointer or 0), shape, dtype, device, value)
+
+
+def _require_device(value: object, found: int | None, wanted: int) -> None:
+    """The interface names no GPU; one address too many that the GPU cannot reach would end its context."""
+    if found is None:
+        raise ConfigError(f"{_name(value)} does not lie in a GPU's memory.", f"Copy it to GPU {wanted}.")
+    if found != wanted:
+        raise ConfigError(f"{_name(value)} is on GPU {found}, one on GPU {wanted} was wanted.", f"Copy it to GPU {wanted}.")
 
 
 def _wait(stream: Stream, producer: int, driver: Driver | None) -> None:

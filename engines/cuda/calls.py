@@ -22,6 +22,7 @@ Attempt = Callable[..., tuple[str, Sequence[Any]]]
 
 _NO_MEMORY = "CUDA_ERROR_OUT_OF_MEMORY"
 _PORTABLE = 1  # CU_MEMHOSTALLOC_PORTABLE: page-locked for every GPU's context. Its address is a device address without any flag.
+_DEVICE_ORDINAL = 9  # CU_POINTER_ATTRIBUTE_DEVICE_ORDINAL
 _NONBLOCKING = 1  # CU_STREAM_NON_BLOCKING
 _NO_TIMING = 2  # CU_EVENT_DISABLE_TIMING
 _RELAXED = 2  # CU_STREAM_CAPTURE_MODE_RELAXED
@@ -143,6 +144,11 @@ class CallingDriver(Calls):
             mend = "Close other programs, or use a smaller batch." if error == _NO_MEMORY else _RESTART if error in _LOST else ""
             raise DeviceError(f"{self.where}: {size} bytes of {kind} were asked for: {error}{room}.", mend)
         return int(answers[0])
+
+    def device_of(self, pointer: int) -> int | None:
+        with self.active():
+            unknown, answers = self.attempt("cuPointerGetAttribute", self.enumerator("CUpointer_attribute", _DEVICE_ORDINAL), pointer)
+        return None if unknown else int(answers[0])
 
     def create_stream(self) -> Stream:
         with self.active():

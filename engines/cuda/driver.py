@@ -125,6 +125,10 @@ class Driver(ABC):
         """`size` bytes of page-locked host memory (at least 1)."""
 
     @abstractmethod
+    def device_of(self, pointer: int) -> int | None:
+        """The number of the GPU that a device address belongs to; None for what is no GPU's."""
+
+    @abstractmethod
     def create_stream(self) -> Stream:
         """A stream of its own that does not wait for the default stream."""
 

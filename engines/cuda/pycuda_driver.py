@@ -69,6 +69,7 @@ _FUNCTIONS: dict[str, tuple[str, tuple[Any, ...]]] = {
     "cuModuleGetFunction": ("cuModuleGetFunction", (_new, _handle, ctypes.c_char_p)),
     "cuModuleLoadData": ("cuModuleLoadData", (_new, ctypes.c_char_p)),
     "cuModuleUnload": ("cuModuleUnload", (_handle,)),
+    "cuPointerGetAttribute": ("cuPointerGetAttribute", (_Out(ctypes.c_int), _int, _address)),
     "cuStreamBeginCapture": ("cuStreamBeginCapture_v2", (_handle, _int)),
     "cuStreamCreate": ("cuStreamCreate", (_new, _unsigned)),
     "cuStreamDestroy": ("cuStreamDestroy_v2", (_handle,)),

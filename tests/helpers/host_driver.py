@@ -102,6 +102,9 @@ class HostDriver(Driver):
         ctypes.memset(pointer, _UNDEFINED, size)
         return pointer
 
+    def device_of(self, pointer: int) -> int | None:
+        return self.info.index if any(start <= pointer < start + size for start, size in self._held.items()) else None
+
     def give_back(self, pointer: int) -> None:
         with self._lock:
             self._used -= self._held.pop(pointer)

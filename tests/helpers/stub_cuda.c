@@ -124,6 +124,12 @@ API cuMemHostAlloc(void **address, size_t size, unsigned flags) {
     BEGIN(1);
     END(allocate(address, size, PINNED_MEMORY, &pinned, setting("STUB_CUDA_HOST_MEMORY", 4LL << 30)));
 }
+API cuPointerGetAttribute(int *value, int attribute, void *address) { /* 9: the number of its device */
+    BEGIN(1);
+    Object *o = memory(address, 1);
+    if (o && attribute == 9) *value = o->device;
+    END(o && attribute == 9 ? OK : INVALID_VALUE);
+}
 API cuMemAllocHost_v2(void **address, size_t size) { return cuMemHostAlloc(address, size, 0); }
 API cuMemFreeHost(void *address) { BEGIN(1); END(give_back(address, PINNED_MEMORY, &pinned)); }
 API cuMemGetInfo_v2(size_t *available, size_t *all) { BEGIN(1); *all = total(), *available = *all - current()->used; END(OK); }
@@ -343,7 +349,7 @@ static const struct { const char *name; int version; void *function; } TABLE[] =
     F(cuDevicePrimaryCtxGetState), F(cuCtxGetCurrent), F(cuCtxSetCurrent), F2(cuCtxPushCurrent), F2(cuCtxPopCurrent), F(cuCtxGetDevice),
     {"cuCtxGetDevice", 13000, context_device}, F(cuCtxGetStreamPriorityRange), F(cuCtxSynchronize), F2(cuMemAlloc), F2(cuMemFree),
     F(cuMemHostAlloc), F2(cuMemAllocHost), F(cuMemFreeHost), F2(cuMemGetInfo), F2(cuMemcpyHtoDAsync), F2(cuMemcpyDtoHAsync),
-    F2(cuMemcpyDtoDAsync), F2(cuMemcpyHtoD), F2(cuMemcpyDtoH), F(cuMemsetD8Async), F(cuStreamCreate), F(cuStreamCreateWithPriority),
+    F2(cuMemcpyDtoDAsync), F2(cuMemcpyHtoD), F2(cuMemcpyDtoH), F(cuMemsetD8Async), F(cuPointerGetAttribute), F(cuStreamCreate), F(cuStreamCreateWithPriority),
     F2(cuStreamDestroy), F(cuStreamSynchronize), F(cuStreamQuery), F(cuStreamGetFlags), F(cuStreamGetPriority), F(cuStreamGetCtx),
     {"cuStreamGetCtx", 12050, cuStreamGetCtx_v2}, F(cuStreamWaitEvent), F(cuEventCreate), F2(cuEventDestroy), F(cuEventRecord),
     F(cuEventRecordWithFlags), F(cuEventQuery), F(cuEventSynchronize), F2(cuEventElapsedTime), F(cuLaunchHostFunc),

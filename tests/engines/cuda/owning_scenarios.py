@@ -6,6 +6,7 @@ import gc
 import threading
 import weakref
 from concurrent.futures import ThreadPoolExecutor
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,8 @@ import pytest
 from tests.engines.cuda.scenarios import STALE, pattern, round_trip
 from tests.helpers.stub_cuda import calls, fail, library, live
 from yolact_deploy.engines.cuda import open_driver
-from yolact_deploy.errors import DeviceError
+from yolact_deploy.engines.cuda.arrays import device_array
+from yolact_deploy.errors import ConfigError, DeviceError
 
 
 def too_much_memory_is_refused_with_numbers() -> None:
@@ -201,6 +203,23 @@ def a_stream_of_another_gpu_is_refused() -> None:
         with pytest.raises(DeviceError, match=r"^The given stream is not one of GPU 0 \(Stub GPU 0\)\. Give a stream of the GPU that"):
             driver.borrow_stream(stream.handle)
         stream.synchronize()
+
+
+def arrays_of_another_gpu_are_refused() -> None:
+    """By the driver, where the array does not say which GPU it is on."""
+    driver, other = open_driver(0), open_driver(1)
+    with driver.allocate(64) as own, other.allocate(64) as foreign, driver.create_stream() as stream:
+        assert (driver.device_of(own.pointer + 63), driver.device_of(foreign.pointer), driver.device_of(own.pointer - 1)) == (0, 1, None)
+
+        def array(pointer: int) -> object:
+            interface = {"shape": (4,), "typestr": "<f4", "data": (pointer, False), "version": 3}
+            return SimpleNamespace(__cuda_array_interface__=interface)
+
+        assert device_array(array(own.pointer), device=0, stream=stream).pointer == own.pointer
+        with pytest.raises(ConfigError, match=r"is on GPU 1, one on GPU 0 was wanted\. Copy it to GPU 0"):
+            device_array(array(foreign.pointer), device=0, stream=stream)
+        with pytest.raises(ConfigError, match=r"does not lie in a GPU's memory"):
+            device_array(array(id(own)), device=0, stream=stream)
 
 
 def a_lost_gpu_is_told_and_closing_goes_on() -> None:

@@ -40,7 +40,7 @@ LIVES = [
     "a_foreign_stream_stays_the_callers",
     "the_stand_in_tells_misuse",
 ]
-TWO_GPUS = ["the_callers_gpu_stays_current", "a_stream_of_another_gpu_is_refused"]
+TWO_GPUS = ["the_callers_gpu_stays_current", "a_stream_of_another_gpu_is_refused", "arrays_of_another_gpu_are_refused"]
 
 
 @pytest.fixture(scope="module")
