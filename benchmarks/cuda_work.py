@@ -117,9 +117,10 @@ def _sorting(count: int) -> int:
 
 
 def _survivors(case: Case, settings: PostprocessSettings) -> int:
-    """Entries that Fast NMS keeps of all classes, before the best are chosen."""
+    """Entries that Fast NMS hands on, of each class no more than there are detections, before the best of all are chosen."""
     wanted = PostprocessSettings(settings.score_threshold, settings.iou_threshold, settings.top_k, settings.top_k * case.scores.shape[1])
-    return len(select(case.boxes, case.scores, wanted))
+    labels = select(case.boxes, case.scores, wanted).labels
+    return int(np.minimum(np.bincount(labels, minlength=1), settings.max_detections).sum())
 
 
 def _kept(boxes: NDArray[np.float32], high: int, wide: int) -> NDArray[np.int64]:

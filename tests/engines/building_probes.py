@@ -19,9 +19,10 @@ import numpy as np
 import onnx
 
 from tests.engines.bindings import stand_ins
+from tests.helpers.host_driver import HostDriver
 from yolact_deploy.engines import builder, choice, versions
 from yolact_deploy.engines.batches import BatchRange
-from yolact_deploy.engines.cuda.driver import DeviceBuffer, DeviceInfo, Driver, Event, Graph, PinnedArray, Stream
+from yolact_deploy.engines.cuda.driver import DeviceBuffer, DeviceInfo, Event, Graph, PinnedArray, Stream
 from yolact_deploy.engines.gpu import Gpu
 from yolact_deploy.engines.options import BuildOptions
 from yolact_deploy.engines.session import Context, Engine
@@ -284,10 +285,11 @@ class _Recording(Graph):
     def close(self) -> None: ...
 
 
-class HostDriver(Driver):
-    """The driver seam over the host's memory."""
+class RecordingDriver(HostDriver):
+    """The driver seam over the host's memory, which tells what was captured."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.info = DeviceInfo(0, GPU.name, GPU.compute_capability, GPU.memory)
         self.graphs: list[_Recording] = []
         self.recording: _Recording | None = None
@@ -305,9 +307,6 @@ class HostDriver(Driver):
     def borrow_stream(self, foreign: object) -> Stream:
         assert isinstance(foreign, int)
         return _Queue(foreign)
-
-    def create_event(self, *, timing: bool = False) -> Event:
-        raise NotImplementedError
 
     def copy_to_device(self, target: int, source: np.ndarray[Any, Any], stream: Stream) -> None:
         ctypes.memmove(target, source.ctypes.data, source.nbytes)
@@ -338,7 +337,7 @@ def run_engine(settings: dict[str, Any]) -> dict[str, Any]:
     rows = settings.get("rows", -1)
     addresses: dict[str, int] = {}
     shapes: dict[str, tuple[int, ...]] = {"x": (rows, 3)}
-    driver = HostDriver()
+    driver = RecordingDriver()
     outside: list[str] = []
 
     def execute(handle: int) -> bool:

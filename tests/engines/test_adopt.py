@@ -12,6 +12,7 @@ import pytest
 
 from tests.engines.test_plan_file import plan
 from tests.export.artifacts import Artifacts
+from tests.helpers.kernel_library import build_library
 from tests.helpers.stub_cuda import missing, run_scenarios
 from yolact_deploy.engines.adopt import AdoptResult, adopt_engine
 from yolact_deploy.engines.batches import BatchRange
@@ -202,7 +203,7 @@ def outcomes(artifacts: Artifacts, tmp_path_factory: pytest.TempPathFactory) -> 
     }
     given = {"onnx": {kind: str(path) for kind, path in files.items()}, "folder": str(tmp_path_factory.mktemp("adopted"))}
     old = run_scenarios(MODULE, [OLD_DRIVER], given, version=12080)
-    return {**run_scenarios(MODULE, SCENARIOS, given), **old}
+    return {**run_scenarios(MODULE, SCENARIOS, given, kernels=build_library()), **old}
 
 
 @pytest.mark.parametrize("name", [*SCENARIOS, OLD_DRIVER])
