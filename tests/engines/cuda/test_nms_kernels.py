@@ -12,6 +12,7 @@ from tests.engines.cuda.kernel_runs import GivenHeads, Outcome, Runner
 from tests.helpers.host_driver import ORDERS
 from tests.postprocess.test_selection import BOXES, SCORES, random_boxes, random_scores
 from tests.reference import detection
+from yolact_deploy.engines.cuda.postprocessor import Heads
 from yolact_deploy.postprocess import PostprocessSettings, select
 
 KINDS = ("fast", "cross-class")
@@ -84,6 +85,20 @@ def test_more_candidates_than_shared_memory_holds(runner: Runner, count: int, cl
     boxes, scores = random_boxes(random, count, "ordered"), random_scores(random, count, classes, kind)
     wanted = PostprocessSettings(0.0, nms=nms_kind)
     assert assert_as_on_the_cpu(runner.ordered("shuffled", count), boxes, scores, wanted)
+
+
+def test_a_ranking_hands_on_no_more_than_can_be_kept(runner: Runner) -> None:
+    """Of 200 boxes that do not overlap the best 45 of each class, whatever words of 32 they lie in."""
+    count, limit = 200, 45
+    left = np.arange(count, dtype=np.float32) / count
+    boxes = np.stack([left, np.zeros_like(left), left + 0.5 / count, np.ones_like(left)], axis=1)
+    scores = np.stack([np.zeros_like(left), np.linspace(0.9, 0.5, count), np.linspace(0.1, 0.4, count)], axis=1).astype(np.float32)
+    given = heads_of(boxes, scores)
+    with runner.opened(given, PostprocessSettings(max_detections=limit)) as (post, arrays, stream):
+        post.set_pictures([(4, 3)], 1)
+        post.enqueue(Heads(*arrays), stream)
+        (handed_on,) = runner.download(post.workspace.problem.survivor_counts, (1,), np.uint32, stream)
+    assert handed_on == 2 * limit
 
 
 @pytest.mark.parametrize("nms_kind", KINDS)

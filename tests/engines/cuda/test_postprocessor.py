@@ -171,10 +171,12 @@ def test_two_at_a_time(runner: Runner) -> None:
 def test_masks_are_painted_where_they_are(runner: Runner) -> None:
     """Of each picture of a batch its own, the best detection on top."""
     given, sizes = random_heads(11, batch=2), [(50, 40), (33, 29)]
+    given.scores[0, 1:] = 0  # the pictures have different counts
     colours = np.array([[200, 0, 0], [0, 190, 0], [0, 0, 180], [90, 80, 70]], np.uint8)
     with runner.opened(given, PostprocessSettings(max_detections=6), batch=2, bits=(50, 40)) as (post, arrays, stream):
         found = post(*map(Foreign, arrays), sizes, stream=stream.handle, bits=True)
         detections = found.detections(class_list(4))
+        assert len(detections[0]) < len(detections[1])
         painter = MaskPainter(runner.driver, runner.module, colours)
         for picture, (width, height) in enumerate(sizes):
             with runner.driver.allocate(3 * width * height) as frame:
