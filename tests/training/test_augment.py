@@ -89,7 +89,8 @@ def test_masks_stay_in_their_boxes_and_on_their_colours(seed: int) -> None:
         assert columns.max() + 1 <= box[2] + 1
         assert rows.min() >= box[1] - 1
         assert rows.max() + 1 <= box[3] + 1
-        inner = cv2.erode(mask, np.ones((5, 5), np.uint8), borderType=cv2.BORDER_CONSTANT, borderValue=0) > 0
+        # A border blends over half a source pixel: 2.7 of 96 in the smallest crop, 18 of the scene's 60 rows.
+        inner = cv2.erode(mask, np.ones((7, 7), np.uint8), borderType=cv2.BORDER_CONSTANT, borderValue=0) > 0
         if inner.any():
             values = found.picture[inner]
             assert np.abs(values - (150 if label == 3 else 250)).max() < 3
