@@ -83,7 +83,7 @@ def build_engine(
     options = options or BuildOptions()
     progress("reading", 0.0)
     tensorrt, reason = choose_tensorrt(options.backend, options.sm)  # before a conversion that would be for nothing
-    graph = read_source(source, options.precision, progress)
+    graph = read_source(source, options.precision, progress, weakly_typed=tensorrt.weakly_typed)
     _check_opset(graph, tensorrt)
     batch = _batches(graph, options.batch)
     here = gpus()
@@ -99,7 +99,7 @@ def build_engine(
         refuse_overwrite(path, ours=ours, force=force)
     job = PlanBuilder(tensorrt, options, gpu, progress, log)
     with atomic_outputs(*targets) as parts:
-        spent = job.build(graph.model, graph.manifest.inputs[0].name, batch, parts[0])
+        spent = job.build(graph.model, graph.manifest.inputs[0].name, batch, parts[0], typed=graph.typed)
         manifest = graph.manifest
         if graph.mask_iou is not None and mask_iou_path is not None:
             net = read_mask_iou_net(graph.mask_iou)

@@ -1,4 +1,4 @@
-"""The check of a float16 graph that was made here: its outputs against those of the float32 file, in ONNX Runtime on the CPU."""
+"""Float16 made here, of a float32 graph or between the Q/DQ pairs of an INT8 one: checked against the file in ONNX Runtime on the CPU."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ from numpy.typing import NDArray
 
 from yolact_deploy.data.sample import sample_picture
 from yolact_deploy.errors import ModelFileError, VerificationError
+from yolact_deploy.export.passes import convert_opset, convert_to_float16
 from yolact_deploy.manifest import Manifest
 from yolact_deploy.matching import FLOAT16
 from yolact_deploy.preprocess import prepare
 
-__all__ = ["check_float16"]
+__all__ = ["check_float16", "check_int8_with_float16", "int8_with_float16"]
 
 Array = NDArray[Any]
+_HALF_PAIRS_OPSET = 19  # the first whose QuantizeLinear reads float16
+_LARGEST_MEAN = 0.2
 _COMPARED = ("boxes", "scores", "coefficients", "prototypes")
 
 
@@ -42,6 +45,40 @@ def check_float16(before: onnx.ModelProto, after: onnx.ModelProto, manifest: Man
     return {"largest_relative_difference": found, "compared": "the float16 graph with the float32 file, in ONNX Runtime"}
 
 
+def int8_with_float16(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of an INT8 graph whose floats are float16, Q/DQ scales too, which takes opset 19; what stays float32 in ``--fp16`` does here.
+
+    Raises :class:`ConfigError` for a weight or scale that float16 cannot hold.
+    """
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    opset = next(entry.version for entry in copy.opset_import if entry.domain in ("", "ai.onnx"))
+    copy = convert_opset(copy, max(opset, _HALF_PAIRS_OPSET))
+    return convert_to_float16(copy, [value.name for value in (*copy.graph.input, *copy.graph.output)])
+
+
+def check_int8_with_float16(before: onnx.ModelProto, after: onnx.ModelProto, manifest: Manifest) -> dict[str, Any]:
+    """The mean difference of each output, relative to the mean magnitude of the graph with float32 around its pairs.
+
+    A value between two steps of int8 can fall on either, so single elements differ by steps; float16 that fails differs everywhere.
+    Raises :class:`VerificationError` where it does.
+    """
+    images = _images(manifest)
+    found: dict[str, float] = {}
+    for truth, outputs in zip(*(_run(model, images, as_written=True) for model in (before, after)), strict=True):
+        for name in _COMPARED:
+            if name in truth:
+                found[name] = max(found.get(name, 0.0), _mean_difference(truth[name], outputs[name]))
+    failed = [f"{name} by {value:.1e}" for name, value in found.items() if not value <= _LARGEST_MEAN]
+    if failed:
+        raise VerificationError(
+            f"With float16 between its Q/DQ pairs the INT8 graph's outputs move by more than {_LARGEST_MEAN} of their size: "
+            f"{', '.join(failed)}.",
+            "FP16 does not hold this network's values: calibrate with --rest float32.",
+        )
+    return {"mean_relative_difference": found, "compared": "float16 with float32 between the Q/DQ pairs, in ONNX Runtime"}
+
+
 def _images(manifest: Manifest) -> list[Array]:
     """Prepared batches: a picture, and noise."""
     noise = np.random.default_rng(0).integers(0, 256, (427, 640, 3), np.uint8)
@@ -50,8 +87,11 @@ def _images(manifest: Manifest) -> list[Array]:
     return [np.repeat(prepare(picture, manifest.input)[None], count, 0) for picture in (sample_picture(), noise)]
 
 
-def _run(model: onnx.ModelProto, images: list[Array]) -> list[dict[str, Array]]:
+def _run(model: onnx.ModelProto, images: list[Array], *, as_written: bool = False) -> list[dict[str, Array]]:
+    """`as_written` leaves out ONNX Runtime's optimizations: with float16 between Q/DQ pairs they lose exactness."""
     options = onnxruntime.SessionOptions()
+    if as_written:
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 3
     try:
         session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
@@ -69,3 +109,10 @@ def _difference(truth: Array, found: Array) -> float:
         return float("inf")
     absolute = float(np.abs(truth.astype(np.float64) - values).max(initial=0.0))
     return absolute / (float(np.abs(truth).max(initial=0.0)) or 1.0)
+
+
+def _mean_difference(truth: Array, found: Array) -> float:
+    values = found.astype(np.float64)
+    if not np.isfinite(values).all():
+        return float("inf")
+    return float(np.abs(truth.astype(np.float64) - values).mean() / (np.abs(truth.astype(np.float64)).mean() or 1.0))

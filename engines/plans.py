@@ -41,21 +41,34 @@ class PlanBuilder:
         self.precision: dict[str, str] = {}
         self.cache = self._timing_cache()
 
-    def build(self, model: onnx.ModelProto, input_name: str, batch: BatchRange, part: Path, *, title: str = "engine") -> float:
+    def build(
+        self,
+        model: onnx.ModelProto,
+        input_name: str,
+        batch: BatchRange,
+        part: Path,
+        *,
+        title: str = "engine",
+        typed: onnx.ModelProto | None = None,
+    ) -> float:
         """Parse `model`, build its plan into the file `part`, and tell how many seconds the build took.
+
+        `typed` says what layers compute in, for a version that the graph does not type and where `model` does not say it.
 
         All of TensorRT runs in a thread of its own, so that Ctrl-C is heard here and nowhere in its callbacks; between the steps, and in
         the build where the version has a progress monitor, the thread hears that it is to stop.
         """
         heard = BuildProgress(lambda phase, done: self.progress(f"building the {title}: {phase}", done))
         self.progress(f"building the {title}", 0.0)
-        plan, spent = _in_a_thread(lambda: self._plan(model, input_name, batch, heard, first=title == "engine"), heard)
+        plan, spent = _in_a_thread(lambda: self._plan(model, input_name, batch, heard, typed or model, first=title == "engine"), heard)
         with open(part, "wb") as handle:
             handle.write(plan)
         self.seconds[title] = spent
         return spent
 
-    def _plan(self, model: onnx.ModelProto, input_name: str, batch: BatchRange, heard: BuildProgress, *, first: bool) -> tuple[Any, float]:
+    def _plan(
+        self, model: onnx.ModelProto, input_name: str, batch: BatchRange, heard: BuildProgress, typed: onnx.ModelProto, *, first: bool
+    ) -> tuple[Any, float]:
         trt = self.tensorrt.module
         try:
             builder = trt.Builder(self.logger)
@@ -67,12 +80,12 @@ class PlanBuilder:
         if not parser.parse(model.SerializeToString()):
             raise self._parse_error(parser)
         heard.check()
-        config = self._configured(builder, network, input_name, batch, model)
+        config = self._configured(builder, network, input_name, batch, typed)
         monitor = make_monitor(self.tensorrt, heard)
         if monitor is not None:
             config.progress_monitor = monitor
         if self.tensorrt.weakly_typed:
-            self.facts.setdefault("pinned_layers", pin_layers(trt, network, node_precisions(model)))  # the engine's come first
+            self.facts.setdefault("pinned_layers", pin_layers(trt, network, node_precisions(typed)))  # the engine's come first
         heard.check()
         self.messages.errors.clear()  # a timing cache that did not fit is told elsewhere
         start = time.perf_counter()

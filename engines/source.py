@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import shlex
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from yolact_deploy.files import sha256_of
 from yolact_deploy.manifest import Manifest, TensorSpec
 from yolact_deploy.onnx_file import manifest_of, read_onnx
 
-from .conversion import check_float16
+from .conversion import check_float16, check_int8_with_float16, int8_with_float16
 
 __all__ = ["GraphSource", "Precision", "Progress", "read_mask_iou_net", "read_source"]
 
@@ -39,6 +40,8 @@ class GraphSource:
         precision: ``fp32``, ``fp16`` or ``int8``.
         converted: whether float16 was made here rather than read from the file.
         mask_iou: path of the mask-IoU net beside it, None without.
+        typed: for TensorRT 8, the graph whose dtypes say what each layer computes in, where that is not `model`: it reads no float16
+            Q/DQ pairs, so an INT8 graph is parsed in float32 and its layers are told.
     """
 
     path: Path
@@ -48,6 +51,7 @@ class GraphSource:
     precision: str
     converted: bool
     mask_iou: Path | None
+    typed: onnx.ModelProto | None = None
 
     @property
     def opset(self) -> int:
@@ -55,8 +59,13 @@ class GraphSource:
         return next((entry.version for entry in self.model.opset_import if entry.domain in ("", "ai.onnx")), 0)
 
 
-def read_source(path: Path, precision: Precision = "graph", progress: Progress = lambda step, done: None) -> GraphSource:
+def read_source(
+    path: Path, precision: Precision = "graph", progress: Progress = lambda step, done: None, *, weakly_typed: bool = False
+) -> GraphSource:
     """Read and check `path`; ``graph`` keeps its precision, ``fp16`` converts a float32 graph, ``int8`` wants one with Q/DQ pairs.
+
+    What an INT8 graph leaves in floats becomes float16 where its manifest says so; for a `weakly_typed` TensorRT see
+    :attr:`GraphSource.typed`.
 
     What is converted is compared with the file in ONNX Runtime; `progress` is told when that begins.
 
@@ -72,8 +81,14 @@ def read_source(path: Path, precision: Precision = "graph", progress: Progress =
     converted = False
     if precision == "int8" and found != "int8":
         raise ConfigError(
-            f"--int8 wants a graph with Q/DQ pairs, {path} is {found}.", "Calibration, which makes one, is not in this version."
+            f"--int8 wants a graph with Q/DQ pairs, {path} is {found}.", f"Make one: yolact-deploy calibrate {shlex.quote(str(path))}"
         )
+    if found == "int8" and _has_integer_biases(model):
+        raise ConfigError(
+            f"{path} is the INT8 graph for ONNX Runtime on a CPU, which no TensorRT reads.",
+            f"Take the one for TensorRT, {path.name.replace('.int8.ort.onnx', '.int8.onnx')}.",
+        )
+    typed = None
     if precision == "fp16" and found == "int8":
         raise ConfigError(f"--fp16 was asked for, {path} is an INT8 graph with Q/DQ pairs.", "Use --int8.")
     if precision == "fp16" and found == "fp32":
@@ -83,8 +98,18 @@ def read_source(path: Path, precision: Precision = "graph", progress: Progress =
         found, converted = "fp16", True
         progress("checking FP16 against FP32", 0.0)
         manifest = dataclasses.replace(manifest, verification=check_float16(original, model, manifest))
-    manifest = _with_precision(manifest, model)
-    return GraphSource(path, sha256_of(path), manifest, model, found, converted, _mask_iou(path, manifest))
+    if found == "int8" and manifest.calibration.get("rest") == "float16":
+        half = int8_with_float16(model)
+        progress("checking FP16 between the Q/DQ pairs", 0.0)
+        manifest = dataclasses.replace(manifest, verification=check_int8_with_float16(model, half, manifest))
+        model, typed, converted = (model, half, True) if weakly_typed else (half, None, True)
+    manifest = _with_precision(manifest, model if typed is None else typed)
+    return GraphSource(path, sha256_of(path), manifest, model, found, converted, _mask_iou(path, manifest), typed)
+
+
+def _has_integer_biases(model: onnx.ModelProto) -> bool:
+    wide = {tensor.name for tensor in model.graph.initializer if tensor.data_type == onnx.TensorProto.INT32}
+    return any(node.op_type == "DequantizeLinear" and node.input[0] in wide for node in model.graph.node)
 
 
 def read_mask_iou_net(path: Path) -> onnx.ModelProto:

@@ -23,7 +23,7 @@ __all__ = ["Detections", "Detector", "YolactDeployError", "__version__", "load"]
 
 __version__ = "0.1.0"
 
-for _room in ("export", "engines"):
+for _room in ("export", "engines", "calibration"):
     if os.path.isfile(os.path.join(__path__[0], _room)):
         raise ImportError(
             f"{os.path.join(__path__[0], _room)} was checked out as a text file and has to be a symbolic link: "

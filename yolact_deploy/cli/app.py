@@ -11,6 +11,7 @@ from typer.core import TyperGroup
 from yolact_deploy import __version__
 from yolact_deploy.cli.adopt import adopt
 from yolact_deploy.cli.build_engine import build_engine
+from yolact_deploy.cli.calibrate import calibrate
 from yolact_deploy.cli.doctor import doctor
 from yolact_deploy.cli.evaluate import evaluate
 from yolact_deploy.cli.export import export
@@ -71,6 +72,7 @@ def _options(
 
 app.command()(quickstart)
 app.command()(export)
+app.command()(calibrate)
 app.command()(build_engine)
 app.command()(predict)
 app.command()(evaluate)

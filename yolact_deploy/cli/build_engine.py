@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from yolact_deploy.cli.common import ARTIFACTS, console, demo_export, file_size, is_terminal
+from yolact_deploy.cli.common import ARTIFACTS, console, demo_export, demo_int8, file_size, is_terminal
 from yolact_deploy.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -100,7 +100,7 @@ def build_engine(
         detailed=detailed,
     )
     if model is None:
-        model = demo_export(out)
+        model = demo_int8() if int8 else demo_export(out)
         out.print(f"No model was named: taking the demo model {model}", soft_wrap=True, markup=False)
     say = _sayer() if verbose and not quiet else None
     with _progress(quiet=quiet or json or verbose) as progress:
@@ -147,7 +147,7 @@ def _tell(out: Console, result: BuildResult) -> None:
     target, lines = result.target, [result.reason, *result.notes]
     for line in lines:
         out.print(line, soft_wrap=True, markup=False)
-    made = ", converted from the FP32 graph" if target.precision == "fp16" and result.converted else ""
+    made = {"fp16": ", converted from the FP32 graph", "int8": " with FP16"}.get(target.precision, "") if result.converted else ""
     seconds = ", ".join(f"{title} {spent:.1f} s" for title, spent in result.seconds.items())
     out.print(f"Built {target.precision.upper()}{made} for {target.where}, batch {target.batch}: {seconds}", soft_wrap=True, markup=False)
     for file in _files(result):

@@ -21,6 +21,7 @@ __all__ = [
     "console",
     "counted",
     "demo_export",
+    "demo_int8",
     "demo_picture",
     "demo_weights",
     "file_size",
@@ -36,7 +37,7 @@ DEMO_VARIANT = "yolact_nano"
 
 
 _DEMO_SCENE = 249
-_SHAPES_SEEDS = {"train": 0, "val": 1}
+_SHAPES_SEEDS = {"train": 0, "val": 1, "calibration": 2}
 
 
 def counted(number: int, noun: str) -> str:
@@ -45,7 +46,7 @@ def counted(number: int, noun: str) -> str:
 
 
 def shapes_set(part: str, count: int, out: Console, *, folder: Path = ARTIFACTS) -> CocoDataset:
-    """The synthetic set ``train`` or ``val`` (other scenes) of `count` pictures in `folder`, drawn where it is not there already."""
+    """The synthetic set ``train``, ``val`` or ``calibration``, each of other scenes, in `folder`: drawn where it is not there already."""
     from yolact_deploy.data.coco import read_dataset
     from yolact_deploy.data.shapes import write_shapes
 
@@ -109,6 +110,16 @@ def demo_export(out: Console, *, fp16: bool = False) -> Path:
 
     out.print(f"Exporting {target}", soft_wrap=True, markup=False)
     export_checkpoint(load_checkpoint(weights), target, ExportOptions(fp16=fp16))
+    return target
+
+
+def demo_int8() -> Path:
+    """The demo model's INT8 graph, which ``calibrate`` writes to the artifacts' folder."""
+    from yolact_deploy.errors import ModelFileError
+
+    target = ARTIFACTS / f"{demo_weights().stem}.int8.onnx"
+    if not target.is_file():
+        raise ModelFileError(f"The demo model is not calibrated: {target} does not exist.", "Run: yolact-deploy calibrate")
     return target
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from yolact_deploy.cli.common import ARTIFACTS, DEMO_VARIANT, console, counted, is_terminal, need_torch, shapes_set
+from yolact_deploy.cli.common import ARTIFACTS, DEMO_VARIANT, console, counted, demo_weights, is_terminal, need_torch, shapes_set
 from yolact_deploy.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -24,7 +24,10 @@ __all__ = ["TrainPrecision", "train"]
 
 _PUBLISHED_ITERATIONS, _PUBLISHED_BATCH = 800_000, 8
 _SHAPES_COUNT, _SHAPES_ITERATIONS, _VAL_COUNT = 4000, 8000, 200
+_QAT_SHAPES_ITERATIONS, _QAT_ITERATIONS = 2000, 20_000
+_QAT_SHARE = 0.1  # of the rate that a training from the same weights would take
 _LEAST_FOR_STEPS = 1000  # shorter trainings keep their rate: the first step would fall into the warm-up
+_WARMUP = 500
 _AVERAGED = 100  # steps that a shown loss is the mean of
 
 
@@ -54,7 +57,9 @@ def train(
     val_images: Annotated[Path | None, typer.Option(help="Its pictures.", show_default=False)] = None,
     output: Annotated[
         Path | None,
-        typer.Option("--output", "-o", help="Folder of this training. \\[default: artifacts/train-VARIANT]", show_default=False),
+        typer.Option(
+            "--output", "-o", help="Folder of this training. \\[default: artifacts/train-VARIANT or qat-VARIANT]", show_default=False
+        ),
     ] = None,
     weights: Annotated[
         Path | None, typer.Option(help="A trained YOLACT to start from; its classes may be others.", show_default=False)
@@ -63,10 +68,20 @@ def train(
     config: Annotated[
         Path | None, typer.Option(help="Your own variant, TOML: base = … and the fields that differ.", show_default=False)
     ] = None,
-    iterations: Annotated[int | None, typer.Option(min=1, help="Steps. \\[default: 800000 x 8 / batch]", show_default=False)] = None,
+    qat: Annotated[
+        bool, typer.Option("--qat", help="Fine-tune --weights for INT8: train with the rounding of the INT8 graph, at a tenth of the rate.")
+    ] = False,
+    iterations: Annotated[
+        int | None,
+        typer.Option(min=1, help="Steps. \\[default: 800000 x 8 / batch; with --qat 20000 x 8 / batch]", show_default=False),
+    ] = None,
     batch: Annotated[int, typer.Option(min=1, help="Pictures of a step, on each device.")] = 8,
-    rate: Annotated[float | None, typer.Option(help="Learning rate. \\[default: 0.001 x batch / 8]", show_default=False)] = None,
-    warmup: Annotated[int, typer.Option(min=0, help="Steps of the warm-up.")] = 500,
+    rate: Annotated[
+        float | None, typer.Option(help="Learning rate. \\[default: 0.001 x batch / 8; with --qat a tenth]", show_default=False)
+    ] = None,
+    warmup: Annotated[
+        int | None, typer.Option(min=0, help="Steps of the warm-up. \\[default: 500; with --qat 0]", show_default=False)
+    ] = None,
     steps: Annotated[
         str | None,
         typer.Option(help="Iterations that lower the rate. \\[default: 35, 75, 87.5, 93.75 % of 1000 or more]", show_default=False),
@@ -97,6 +112,9 @@ def train(
 
     Without --annotations it draws the synthetic set and trains on that for 8000 iterations: half an hour to an hour on two cores.
 
+    With --qat the weights learn to live with INT8; export and calibrate the checkpoint as any other. Without --annotations and
+    --weights it fine-tunes the demo model, for 2000 iterations. Evaluations measure the checkpoint itself, in float32.
+
     Several GPUs: torchrun --nproc-per-node N -m yolact_deploy train … (the batch is each GPU's).
     """
     need_torch("train")
@@ -108,6 +126,7 @@ def train(
     from yolact_deploy.training.loop import Trainer, TrainSettings
     from yolact_deploy.training.losses import LossSettings
     from yolact_deploy.training.processes import join
+    from yolact_deploy.training.quantization import QuantizationSettings
     from yolact_deploy.training.schedule import Schedule
 
     if val_annotations is None and val_images is not None:
@@ -118,10 +137,14 @@ def train(
         torch.set_num_threads(threads)
     place = torch_device(device, processes.local_rank)
     shapes = annotations is None
+    if qat:
+        weights = _trained_weights(weights, backbone, precision, shapes=shapes)
     dataset = read_dataset(annotations, images) if annotations is not None else _shapes(out, processes, "train", _SHAPES_COUNT)
-    network, classes, origin = _network(variant, config, weights, backbone, dataset, seed)
-    total = iterations or (_SHAPES_ITERATIONS if shapes else _PUBLISHED_ITERATIONS * _PUBLISHED_BATCH // (batch * processes.world))
-    highest = rate if rate is not None else 1e-3 * batch * processes.world / _PUBLISHED_BATCH
+    network, classes, origin = _network(variant, config, weights, backbone, dataset, seed, same_classes=qat)
+    pictures = batch * processes.world
+    total = iterations or _iterations(pictures, shapes=shapes, qat=qat)
+    highest = rate if rate is not None else (_QAT_SHARE if qat else 1) * 1e-3 * pictures / _PUBLISHED_BATCH
+    warmup = warmup if warmup is not None else 0 if qat else _WARMUP
     schedule = Schedule(highest, min(1e-4, highest), warmup, _steps(steps, total), gamma)
     settings = TrainSettings(
         iterations=total,
@@ -130,15 +153,16 @@ def train(
         optimizer=optimizer.value,
         decay=decay,
         clip=clip,
-        precision=_precision(precision, place),
+        precision="fp32" if qat else _precision(precision, place),
         save_every=save_every,
         keep=keep,
         workers=_workers(workers, processes.world),
         seed=seed,
         augment=AugmentSettings(photometric, expand, crop, mirror),
         losses=LossSettings(masks_per_picture=300 if network.variant.name == "yolact_im700" else 100),
+        quantization=QuantizationSettings() if qat else None,
     )
-    folder = output or ARTIFACTS / f"train-{network.variant.name}"
+    folder = output or ARTIFACTS / f"{'qat' if qat else 'train'}-{network.variant.name}"
     trainer = Trainer(network, classes, dataset, folder, settings, device=place, processes=processes)
     _tell_start(out, trainer, dataset, origin, fresh=weights is None and backbone is None)
     evaluate = _evaluation(out, trainer, val_annotations, val_images, shapes=shapes)
@@ -159,8 +183,37 @@ def _shapes(out: Console, processes: Any, part: str, count: int) -> CocoDataset:
     return shapes_set(part, count, out)
 
 
+def _trained_weights(weights: Path | None, backbone: Path | None, precision: TrainPrecision, *, shapes: bool) -> Path:
+    """The trained network that quantization-aware training starts from; :class:`ConfigError` where there is none."""
+    if backbone is not None:
+        raise ConfigError("--qat and --backbone were both given.", "It fine-tunes a trained YOLACT: give it with --weights.")
+    if precision in (TrainPrecision.bf16, TrainPrecision.fp16):
+        raise ConfigError(
+            f"--qat was given with --precision {precision.value}, which rounds the steps of 8 bits once more.", "Take --precision fp32."
+        )
+    if weights is None and not shapes:
+        raise ConfigError(
+            "--qat was given without --weights.", "It fine-tunes a trained YOLACT: train without --qat first, then name that."
+        )
+    return weights or demo_weights()
+
+
+def _iterations(pictures: int, *, shapes: bool, qat: bool) -> int:
+    """Steps of a training where none are asked for, with so many pictures a step."""
+    if shapes:
+        return _QAT_SHAPES_ITERATIONS if qat else _SHAPES_ITERATIONS
+    return (_QAT_ITERATIONS if qat else _PUBLISHED_ITERATIONS) * _PUBLISHED_BATCH // pictures
+
+
 def _network(
-    name: str | None, config: Path | None, weights: Path | None, backbone: Path | None, dataset: CocoDataset, seed: int
+    name: str | None,
+    config: Path | None,
+    weights: Path | None,
+    backbone: Path | None,
+    dataset: CocoDataset,
+    seed: int,
+    *,
+    same_classes: bool = False,
 ) -> tuple[Yolact, Any, str]:
     """A network for the classes of `dataset`, the classes, and in words where its weights come from."""
     import dataclasses
@@ -184,6 +237,11 @@ def _network(
     initialise(network, seed)
     if source is not None:
         fresh = take_over(network, classes, source)
+        if fresh and same_classes:
+            raise ConfigError(
+                f"The {len(source.classes)} classes of {weights} are not the {len(classes)} of the data set, and --qat was given.",
+                "Fit it to the new classes first: train without --qat, then name that training's checkpoint.",
+            )
         return network, classes, f"{weights}" + (f", {len(fresh)} class layers fitted to the new classes" if fresh else "")
     if backbone is not None:
         load_backbone(network, backbone)
@@ -263,7 +321,9 @@ def _tell_start(out: Console, trainer: Trainer, dataset: CocoDataset, origin: st
     )
     for note in dataset.notes:
         out.print(f"Note: {note}", soft_wrap=True, markup=False)
-    if trainer.norms_frozen:
+    if trainer.quantization is not None:
+        out.print("Rounding as the INT8 graph will; batch norm keeps its statistics.", soft_wrap=True)
+    elif trainer.norms_frozen:
         hint = " Fresh weights learn next to nothing so: --batch 6 or more, or start from --weights or --backbone." if fresh else ""
         out.print(f"Batch norm is frozen: {settings.batch} at once are too few pictures for it (below 6).{hint}", soft_wrap=True)
     if trainer.progress.iteration:

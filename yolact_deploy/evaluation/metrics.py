@@ -10,7 +10,7 @@ import contextlib
 import copy
 import io
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,22 +19,30 @@ from pycocotools.cocoeval import COCOeval
 
 from yolact_deploy.classes import ClassList
 from yolact_deploy.evaluation.records import ClassMetrics, Metrics
-from yolact_deploy.evaluation.store import IouType, ResultStore
+from yolact_deploy.evaluation.store import IouType
 
-__all__ = ["GroundTruth", "measure"]
+__all__ = ["GroundTruth", "Results", "measure"]
 
 GroundTruth = Callable[[Sequence[int]], dict[str, Any]]
 """Image ids -> ``images``, ``annotations`` and ``categories`` of a COCO annotation file."""
+
+
+class Results(Protocol):
+    """Detections as COCO results; :class:`yolact_deploy.evaluation.store.ResultStore` is one."""
+
+    def results(self, iou_type: IouType, image_ids: Sequence[int]) -> list[dict[str, Any]]:
+        """Those of these pictures, by ascending id."""
+
 
 _GROUP = 64  # pictures matched at once
 _AREAS = ("all", "small", "medium", "large")  # the order of COCOeval's area ranges
 _LIMITS = (1, 10, 100)  # detections a picture
 
 
-def measure(ground_truth: GroundTruth, classes: ClassList, store: ResultStore, iou_type: IouType, image_ids: Sequence[int]) -> Metrics:
+def measure(ground_truth: GroundTruth, classes: ClassList, store: Results, iou_type: IouType, image_ids: Sequence[int]) -> Metrics:
     """Figures of the detections in `store` over the pictures `image_ids`.
 
-    Equal to COCOeval on all these pictures and the result file of :meth:`ResultStore.write_results`. `classes` are the data set's
+    Equal to COCOeval on all these pictures and a file of the store's results. `classes` are the data set's
     categories; annotation ids must not be 0, which COCOeval takes for "no match".
     Raises :class:`KeyError` for a picture that the store lacks.
     """

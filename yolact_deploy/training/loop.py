@@ -26,6 +26,7 @@ from yolact_deploy.training.augment import AugmentSettings
 from yolact_deploy.training.initial import freeze_norms
 from yolact_deploy.training.losses import LossSettings, NetworkWithLoss
 from yolact_deploy.training.processes import Processes
+from yolact_deploy.training.quantization import FakeQuantization, QuantizationSettings
 from yolact_deploy.training.samples import BatchKeys, Samples, collate, trainable
 from yolact_deploy.training.schedule import Schedule
 from yolact_deploy.training.state import RESUME_FILE, Progress, load_state, save_state
@@ -53,6 +54,7 @@ class TrainSettings:
         keep: how many of them are kept, the newest; 0 keeps all.
         workers: processes that prepare pictures; 0 does it in this one.
         seed: of weights, order and augmentation.
+        quantization: fine-tune with fake quantization, whose ranges are found so; None trains as usual.
     """
 
     iterations: int = 800_000
@@ -69,11 +71,17 @@ class TrainSettings:
     seed: int = 0
     augment: AugmentSettings = field(default_factory=AugmentSettings)
     losses: LossSettings = field(default_factory=LossSettings)
+    quantization: QuantizationSettings | None = None
 
     def __post_init__(self) -> None:
         for name in ("iterations", "batch", "save_every"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} is {getattr(self, name)}, at least 1 was wanted.", f"Mend --{name.replace('_', '-')}.")
+        if self.quantization is not None and self.precision != "fp32":
+            raise ConfigError(
+                f"Quantization-aware training was asked for in {self.precision}, which rounds the steps of 8 bits once more.",
+                "Take --precision fp32.",
+            )
 
 
 @dataclass(frozen=True)
@@ -94,9 +102,12 @@ class Trainer:
     takes; ``resume.safetensors``, from which the next :class:`Trainer` on the same folder goes on; ``log.jsonl``, one line a step.
     A resumed training on the same machine gives the same bits as one that was never interrupted.
 
-    Batch norm is frozen where a device sees fewer than 6 pictures at once. A step whose loss or gradient is not finite changes
-    nothing and is counted. Raises :class:`TrainingError` after 50 of these in a row, :class:`ConfigError` where the folder's
-    training was started with other settings.
+    With fake quantization the ranges are found before the first step; every checkpoint is an ordinary one, and so is the network when
+    :meth:`run` returns: `evaluate` measures it without quantization.
+
+    Batch norm is frozen with fake quantization and where a device sees fewer than 6 pictures at once. A step whose loss or gradient is
+    not finite changes nothing and is counted. Raises :class:`TrainingError` after 50 of these in a row, :class:`ConfigError` where the
+    folder's training was started with other settings.
     """
 
     def __init__(
@@ -116,7 +127,8 @@ class Trainer:
         self.network = network.to(self.device).to(memory_format=torch.channels_last)
         self.images = trainable(dataset)
         self.samples = Samples(dataset, self.images, self.variant, settings.augment, settings.seed)
-        self.norms_frozen = settings.batch < _LEAST_NORM_BATCH
+        self.quantization = None if settings.quantization is None else FakeQuantization(self.network, settings.quantization)
+        self.norms_frozen = settings.batch < _LEAST_NORM_BATCH or self.quantization is not None
         self.network.train()
         if self.norms_frozen:
             freeze_norms(self.network)
@@ -167,8 +179,8 @@ class Trainer:
         checkpoint stands.
         """
         saved: Path | None = None
-        with self._log() as log, _Stop() as stop:
-            for images, targets in self._batches():
+        with self._log() as log, _Stop() as stop, self._quantized():
+            for images, targets in self._batches(self.progress.iteration, self.settings.iterations, self.processes.rank):
                 found = self._step(images, targets)
                 log(found)
                 report(found)
@@ -193,16 +205,25 @@ class Trainer:
                 save_state(self.folder / RESUME_FILE, self.network, self.optimizer, self.progress)
         self.processes.wait()
 
-    def _batches(self) -> Iterator[tuple[Tensor, list[Any]]]:
-        keys = BatchKeys(
-            len(self.images),
-            self.settings.batch,
-            self.progress.iteration,
-            self.settings.iterations,
-            seed=self.settings.seed,
-            rank=self.processes.rank,
-            world=self.processes.world,
-        )
+    @contextlib.contextmanager
+    def _quantized(self) -> Iterator[None]:
+        """The network with fake quantization, where it was asked for; its ranges come from the first process's first batches."""
+        if self.quantization is None:
+            yield
+            return
+        if self.progress.ranges:
+            self.quantization.ranges = self.progress.ranges
+        else:
+            self.quantization.observe(images for images, _ in self._batches(0, self.quantization.settings.batches, 0))
+            self.progress.ranges = self.quantization.ranges
+        self.quantization.attach()
+        try:
+            yield
+        finally:
+            self.quantization.detach()
+
+    def _batches(self, start: int, stop: int, rank: int) -> Iterator[tuple[Tensor, list[Any]]]:
+        keys = BatchKeys(len(self.images), self.settings.batch, start, stop, seed=self.settings.seed, rank=rank, world=self.processes.world)
         workers = self.settings.workers
         loader = DataLoader(
             self.samples,

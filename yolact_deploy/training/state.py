@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ class Progress:
         best: highest mask AP of an evaluation so far, None before the first.
         scale: loss scale of float16 training, None otherwise.
         settings: what the training was started with, compared on resuming.
+        ranges: largest magnitude of each quantized tensor, empty without quantization.
     """
 
     iteration: int = 0
@@ -38,6 +40,7 @@ class Progress:
     best: float | None = None
     scale: float | None = None
     settings: dict[str, Any] = field(default_factory=dict)
+    ranges: dict[str, float] = field(default_factory=dict)
 
 
 def save_state(path: Path, network: nn.Module, optimizer: torch.optim.Optimizer, progress: Progress) -> None:
@@ -62,7 +65,10 @@ def read_progress(path: Path) -> Progress:
         progress = Progress(**fields)
         if type(progress.iteration) is not int or progress.iteration < 0 or type(progress.skipped) is not int:
             raise ValueError("counters")
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RecursionError):
+        ranges: dict[str, Any] = progress.ranges
+        if not all(isinstance(value, float) and 0 < value < math.inf for value in ranges.values()):
+            raise ValueError("ranges")
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, AttributeError, RecursionError):
         raise CheckpointError(f"{path} is no training state, or a damaged one.", _MEND) from None
     return progress
 
