@@ -14,7 +14,7 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from yolact_deploy.errors import DatasetError, ModelFileError
+from yolact_deploy.errors import ModelFileError
 from yolact_deploy.manifest import InputSpec, Manifest
 
 from .doctor import swap_channels
@@ -36,10 +36,10 @@ Progress = Callable[[int, int], None]
 
 def value_bytes(view: GraphView, names: list[str]) -> int:
     """Bytes of the float32 values `names` for one picture; :class:`ModelFileError` for one whose shape is not known."""
-    unknown = [name for name in names if not all(view.shapes.get(name, (0,)))]
+    unknown = [name for name in names if name not in view.shapes]
     if unknown:
         raise ModelFileError(f"The shape of {unknown[0]} is not known before it runs.", "Export the checkpoint again.")
-    return sum(4 * int(np.prod(view.shapes[name])) for name in names)
+    return sum(4 * int(np.prod(view.shapes[name][1:])) for name in names)
 
 
 def highest_score(outputs: Mapping[str, NDArray[Any]]) -> NDArray[np.float64]:
@@ -144,8 +144,6 @@ def collect(
     finally:
         if save_to is not None and whole and len(statistics.pictures) > saved:
             statistics.save(save_to)
-    if not statistics.pictures:
-        raise DatasetError("No picture was left to calibrate with.", "Check the folder.")
 
 
 def _batches(

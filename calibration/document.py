@@ -3,7 +3,8 @@
 The report, ``NAME.calibration.json``: ``schema`` 1; ``method``, ``percentile``, ``pictures`` (``count``, ``seed``, ``sha256`` of their
 hashes), ``model``, ``corrections``, ``kept`` (layers in floats), ``rest``, ``search``; ``files`` (name to SHA-256), ``seconds``,
 ``held_bytes`` (of values in memory at once), ``findings`` of the doctor, ``skipped`` pictures, ``notes``; ``accuracy``: of each graph
-``mask_ap``, ``box_ap``, ``drop`` in percent points, ``sha256`` of the graph as it was run and ``pictures``, their number; ``rows`` of the
+``mask_ap``, ``box_ap``, ``drop`` in percent points, ``sha256`` of the graph as it was run (for both files that of the file) and
+``pictures``, their number; ``rows`` of the
 search: :class:`yolact_deploy.calibration.search.Row`; ``ranges`` by value.
 """
 
@@ -31,7 +32,7 @@ from .ranges import Range
 from .search import Plan
 from .statistics import Statistics
 
-__all__ = ["SCHEMA", "accuracy_entries", "is_report_or_graph", "range_entries", "stamp", "summary"]
+__all__ = ["SCHEMA", "accuracy_entries", "is_report_or_graph", "range_entries", "report_of", "stamp", "summary"]
 
 SCHEMA = 1
 """Version of the report's layout."""
@@ -121,3 +122,13 @@ def is_report_or_graph(path: Path) -> bool:
         return bool(read_manifest(path).calibration)
     except YolactDeployError:
         return False
+
+
+def report_of(graph: Path, sha256: str) -> dict[str, Any]:
+    """The report beside a quantized graph's file with this SHA-256; empty where there is none, or that of another file."""
+    stem = graph.name.removesuffix(".onnx").removesuffix(".ort").removesuffix(".int8")
+    try:
+        found = json.loads(graph.with_name(f"{stem}.calibration.json").read_text(encoding="utf-8"))
+        return dict(found) if found["schema"] == SCHEMA and found["files"][graph.name] == sha256 else {}
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        return {}

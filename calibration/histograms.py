@@ -13,13 +13,14 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["BINS", "Histogram"]
+__all__ = ["BINS", "LARGEST", "SMALLEST", "Histogram"]
 
 BINS = 8192
 """Bins of a histogram, half of them below zero: at least 2048 of them cover 0 … the largest magnitude."""
 
 _PIECE = 1 << 23  # values counted at once: counts come as float32, which is exact so far
-_SMALLEST = -60  # exponent of the limit where nothing but zeros was seen
+SMALLEST, LARGEST = -60, 128
+"""Exponents of the limit: where nothing but zeros was seen, and where float32 ends."""
 
 
 @dataclass
@@ -31,7 +32,7 @@ class Histogram:
         counts: int64 [BINS]; bin BINS / 2 starts at zero.
     """
 
-    exponent: int = _SMALLEST
+    exponent: int = SMALLEST
     counts: NDArray[np.int64] = field(default_factory=lambda: np.zeros(BINS, np.int64))
 
     @property
@@ -48,9 +49,10 @@ class Histogram:
         """Count `values`, float32 of any shape, none of a larger magnitude than `largest`, all of them finite."""
         self.grow(_exponent_above(largest))
         flat: NDArray[Any] = np.ascontiguousarray(values, np.float32).reshape(1, -1)
+        share = 0.5 if self.exponent == LARGEST else 1.0  # OpenCV takes the limits as float32
         for start in range(0, flat.shape[1], _PIECE):
-            piece = flat[:, start : start + _PIECE]
-            found = cv2.calcHist([piece], [0], None, [BINS], [-self.limit, self.limit])
+            piece = flat[:, start : start + _PIECE] * np.float32(share) if share < 1 else flat[:, start : start + _PIECE]
+            found = cv2.calcHist([piece], [0], None, [BINS], [-self.limit * share, self.limit * share])
             self.counts += found.reshape(-1).astype(np.int64)
 
     def merge(self, other: Histogram) -> None:
@@ -77,4 +79,4 @@ class Histogram:
 
 
 def _exponent_above(largest: float) -> int:
-    return max(math.frexp(largest)[1], _SMALLEST) if largest > 0 else _SMALLEST
+    return max(math.frexp(largest)[1], SMALLEST) if largest > 0 else SMALLEST

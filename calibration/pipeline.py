@@ -91,10 +91,11 @@ class Calibrator:
         kept = self._all_kept(plan.chosen.kept if plan else ())
         fast = write_onnxruntime(self.view, place_onnxruntime(self.view, kept), ranges, rounded=weights, biases=biases)
         told = summary(self.source, self.options, pictures, statistics, kept, plan, digest, dict(origin or {}))
-        graphs = {"tensorrt": write(kept), "onnxruntime": fast}
+        made = {"tensorrt": write(kept), "onnxruntime": fast}
+        for target, graph in made.items():
+            stamp(graph, self.source, {**told, "target": target})
+        graphs = {target: graph.SerializeToString() for target, graph in made.items()}  # measured and written: the same bytes
         accuracy = self._accuracy(report, graphs)
-        for target, graph in graphs.items():
-            stamp(graph, self.source, {**told, "target": target, "accuracy": accuracy_entries(accuracy)})
         skipped = tuple(pictures.skipped)
         document = {
             "schema": SCHEMA,
@@ -217,21 +218,21 @@ class Calibrator:
             self.notes.append(f"No set with a drop of at most {wanted:g} points was found; the one with the least is taken.")
         return plan
 
-    def _accuracy(self, judge: Judge | None, graphs: Mapping[str, onnx.ModelProto]) -> list[Accuracy]:
+    def _accuracy(self, judge: Judge | None, graphs: Mapping[str, bytes]) -> list[Accuracy]:
         if judge is None:
             return []
         names = [value.name for value in (*self.model.graph.input, *self.model.graph.output)]
         float16 = onnx.ModelProto()
         float16.CopyFrom(self.model)
         tensorrt = graphs["tensorrt"]
-        rows: list[tuple[str, Callable[[], onnx.ModelProto], bool]] = [
+        rows: list[tuple[str, Callable[[], onnx.ModelProto | bytes], bool]] = [
             ("FP32", lambda: self.model, False),
             ("FP16", lambda: convert_to_float16(float16, names), False),
             ("INT8 for TensorRT, FP32 between", lambda: tensorrt, True),
             ("INT8 for ONNX Runtime", lambda: graphs["onnxruntime"], False),
         ]
         if self.options.rest == "float16":
-            rows.insert(3, ("INT8 for TensorRT, FP16 between", lambda: int8_with_float16(tensorrt), True))
+            rows.insert(3, ("INT8 for TensorRT, FP16 between", lambda: int8_with_float16(onnx.load_model_from_string(tensorrt)), True))
         found: list[Accuracy] = []
         start = time.perf_counter()
         for place, (name, make, as_written) in enumerate(rows):
@@ -245,10 +246,10 @@ class Calibrator:
         self.seconds["measuring"] = time.perf_counter() - start
         return found
 
-    def _write(self, paths: tuple[Path, Path, Path], graphs: Mapping[str, onnx.ModelProto], document: dict[str, Any]) -> None:
+    def _write(self, paths: tuple[Path, Path, Path], graphs: Mapping[str, bytes], document: dict[str, Any]) -> None:
         with atomic_outputs(*paths) as parts:
-            parts[0].write_bytes(graphs["tensorrt"].SerializeToString())
-            parts[1].write_bytes(graphs["onnxruntime"].SerializeToString())
+            parts[0].write_bytes(graphs["tensorrt"])
+            parts[1].write_bytes(graphs["onnxruntime"])
             document["files"] = {path.name: sha256_of(part) for path, part in zip(paths[:2], parts[:2], strict=True)}
             parts[2].write_text(json.dumps(document, indent=1, ensure_ascii=False), encoding="utf-8")
         net = self.source.mask_iou

@@ -128,7 +128,8 @@ def _ordered(
             for place, index in view.consumers.get(value, ())
             if (place, index) not in floats and (view.nodes[place].op_type != "Conv" or place in convolutions)
         )
-        pairs[value] = readers
+        if readers or value in view.outputs:
+            pairs[value] = readers
     return pairs
 
 

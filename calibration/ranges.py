@@ -24,7 +24,8 @@ METHODS: tuple[Method, ...] = get_args(Method)
 
 _LEVELS = 128  # of int8 above zero, zero included
 _ENTROPY_BINS = 2048  # at most: as the method was published
-_CANDIDATES = np.linspace(0.15, 1.0, 171)  # thresholds as shares of the largest magnitude
+_LEAST_SCALE = 2.0**-80  # so that float32 holds it, and its products with the scales of weights
+_CANDIDATES = np.geomspace(1 / 16, 1.0, 171)  # thresholds as shares of the largest magnitude; below, a step is narrower than a bin
 
 
 @dataclass(frozen=True)
@@ -42,13 +43,14 @@ class Range:
     def scale(self) -> float:
         """Of symmetric int8, a float16 number: see :mod:`.weights`; 1 where the range is empty."""
         largest = max(-self.low, self.high)
-        return float(float16_above(np.array(largest / 127, np.float32))) if largest else 1.0
+        return float(float16_above(np.array(largest / 127))) if largest else 1.0
 
     @property
     def affine(self) -> tuple[float, int]:
         """Scale and zero point of uint8; (1, 0) where the range is empty."""
         span = self.high - self.low
-        return (span / 255, round(-self.low * 255 / span)) if span else (1.0, 0)
+        scale = max(span / 255, _LEAST_SCALE)
+        return (scale, round(-self.low / scale)) if span else (1.0, 0)
 
 
 def find_range(histogram: Histogram, low: float, high: float, method: Method, percentile: float = 99.99) -> Range:
@@ -82,8 +84,9 @@ def _percentile(counts: NDArray[np.int64], percentile: float) -> int:
 def _entropy(counts: NDArray[np.int64], width: float, largest: float) -> float:
     """The threshold whose 128 levels lose the least information: the divergence of Kullback and Leibler.
 
-    S. Migacz, "8-bit inference with TensorRT", GTC 2017. Zeros are exact whatever the scale, and a ReLU makes most values zero: the
-    first bin is given the second one's count, so that they do not decide.
+    S. Migacz, "8-bit inference with TensorRT", GTC 2017, but for two things. Zeros are exact whatever the scale, and a ReLU makes most
+    values zero: the first bin is given the second one's count, so that they do not decide. And what is clipped is missing in Q: as
+    published, both are normalised, and a threshold at the least magnitude, which makes all values one, loses nothing.
     """
     used = min(int(largest / width) + 1, len(counts))
     while used > _ENTROPY_BINS:
@@ -92,7 +95,7 @@ def _entropy(counts: NDArray[np.int64], width: float, largest: float) -> float:
     seen = counts[:used].astype(np.float64)
     if used > 1:
         seen[0] = seen[1]
-    if used <= _LEVELS:
+    if used <= _LEVELS or not seen.any():
         return largest
     beyond = np.concatenate([np.cumsum(seen[::-1])[::-1], [0.0]])
     ends = range(_LEVELS, used + 1)
@@ -101,7 +104,10 @@ def _entropy(counts: NDArray[np.int64], width: float, largest: float) -> float:
 
 
 def _divergence(seen: NDArray[np.float64], clipped: float) -> float:
-    """KL(P || Q): P is `seen` with the clipped in its last bin, Q is `seen` in 128 levels, each spread over its bins that are not empty."""
+    """KL(P || Q): P is `seen` with the clipped in its last bin, Q is `seen` in 128 levels, each spread over its bins that are not empty.
+
+    Both as shares of all values: ``sum P log(P / Q) - sum P + sum Q``.
+    """
     starts = np.arange(_LEVELS) * len(seen) // _LEVELS
     holds = seen > 0
     sums = np.add.reduceat(seen, starts)
@@ -110,11 +116,10 @@ def _divergence(seen: NDArray[np.float64], clipped: float) -> float:
     given = np.where(holds, np.repeat(means, np.diff(np.append(starts, len(seen)))), 0.0)
     wanted = seen.copy()
     wanted[-1] += clipped
-    if not wanted.any() or not given.any():
-        return np.inf
-    wanted, given = wanted / wanted.sum(), given / given.sum()
+    wanted, given = wanted / wanted.sum(), given / wanted.sum()
     present = wanted > 0
-    return float(np.sum(wanted[present] * np.log(wanted[present] / np.maximum(given[present], 1e-12))))
+    lost = np.sum(wanted[present] * np.log(wanted[present] / np.maximum(given[present], 1e-12)))
+    return float(lost - 1 + given.sum())
 
 
 def _mean_squared_error(counts: NDArray[np.int64], width: float, largest: float) -> float:

@@ -14,6 +14,7 @@ import numpy as np
 import onnx
 import onnxruntime
 from numpy.typing import NDArray
+from pycocotools import mask as coco_mask
 
 from yolact_deploy.assembly import Heads, detect, detections_from_nms
 from yolact_deploy.classes import ClassList
@@ -241,13 +242,12 @@ def _truth_of(found: dict[int, Detections], classes: ClassList) -> GroundTruth:
     annotations: dict[int, list[dict[str, Any]]] = {}
     count = 0
     for number, detections in sorted(found.items()):
-        areas = detections.areas
-        for place, (x1, y1, x2, y2) in enumerate(detections.boxes.tolist()):
-            count += 1
-            category = classes.category_ids[int(detections.labels[place])]
-            entry = {"id": count, "image_id": number, "category_id": category, "iscrowd": 0, "bbox": [x1, y1, x2 - x1, y2 - y1]}
-            entry |= {"segmentation": detections.rles[place], "area": float(areas[place])}
-            annotations.setdefault(number, []).append(entry)
+        for result in detections.to_coco(number):
+            area = float(coco_mask.area(result["segmentation"]))
+            if area:  # nothing matches an empty mask
+                count += 1
+                entry = {name: result[name] for name in ("image_id", "category_id", "bbox", "segmentation")}
+                annotations.setdefault(number, []).append({**entry, "id": count, "iscrowd": 0, "area": area})
 
     def truth(image_ids: Sequence[int]) -> dict[str, Any]:
         return {

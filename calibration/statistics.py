@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 from yolact_deploy.errors import ModelFileError
 from yolact_deploy.files import atomic_output
 
-from .histograms import BINS, Histogram
+from .histograms import BINS, LARGEST, SMALLEST, Histogram
 from .pictures import PictureRecord
 
 __all__ = ["SCHEMA", "Observation", "Statistics", "ValueStatistics"]
@@ -142,7 +141,7 @@ class Statistics:
         try:
             with np.load(path, allow_pickle=False) as arrays:
                 return cls._from_arrays(arrays)
-        except (OSError, ValueError, KeyError, TypeError, IndexError, EOFError, zipfile.BadZipFile, RecursionError) as error:
+        except Exception as error:  # noqa: BLE001 - NumPy, zipfile and zlib have kinds of their own for what can be wrong with a file
             reason = (str(error).splitlines() or [type(error).__name__])[0][:120]
             raise ModelFileError(
                 f"{path} holds no statistics of a calibration ({reason}).", "Remove it, or calibrate with --fresh."
@@ -156,14 +155,28 @@ class Statistics:
         pictures = [PictureRecord.from_json(entry) for entry in header["pictures"]]
         values = {}
         for place, (name, node, exponent) in enumerate(header["values"]):
-            lows, highs = arrays[f"range_{place}"]
-            counts = arrays[f"counts_{place}"]
-            if len(lows) != len(pictures) or counts.shape != (BINS,) or counts.dtype != np.int64 or not -100 <= int(exponent) <= 200:
-                raise ValueError(f"the value {name}")
-            histogram = Histogram(int(exponent), counts)
-            largest, means = arrays[f"largest_{place}"], arrays[f"means_{place}"]
-            values[str(name)] = ValueStatistics(str(name), str(node), lows.tolist(), highs.tolist(), largest, means, histogram)
-        best, swapped = arrays["best"].tolist(), arrays["swapped_best"].tolist()
-        if len(best) != len(pictures):
-            raise ValueError(f"{len(best)} scores of {len(pictures)} pictures")
-        return cls(str(header["model_sha256"]), values, pictures, best, swapped)
+            if type(exponent) is not int or not SMALLEST <= exponent <= LARGEST:
+                raise ValueError(f"the exponent of {name} is {exponent}")
+            lows, highs = _checked(arrays, f"range_{place}", np.float64, (2, len(pictures)))
+            largest = _checked(arrays, f"largest_{place}", np.float32, (None,))
+            means = _checked(arrays, f"means_{place}", np.float64, largest.shape)
+            counts = _checked(arrays, f"counts_{place}", np.int64, (BINS,))
+            if (lows > highs).any() or (largest < 0).any() or (counts < 0).any():
+                raise ValueError(f"negative counts or ranges of {name}")
+            values[str(name)] = ValueStatistics(
+                str(name), str(node), lows.tolist(), highs.tolist(), largest, means, Histogram(exponent, counts)
+            )
+        best = _checked(arrays, "best", np.float64, (len(pictures),))
+        swapped = _checked(arrays, "swapped_best", np.float64, (None,))
+        if len(swapped) > len(best):
+            raise ValueError(f"{len(swapped)} scores with red and blue swapped, of {len(best)} pictures")
+        return cls(str(header["model_sha256"]), values, pictures, best.tolist(), swapped.tolist())
+
+
+def _checked(arrays: Any, name: str, dtype: type[np.generic], shape: tuple[int | None, ...]) -> NDArray[Any]:
+    """The array of that name, finite and of that type and shape; None stands for any length."""
+    found: NDArray[Any] = arrays[name]
+    fits = len(found.shape) == len(shape) and all(want in (None, have) for want, have in zip(shape, found.shape))
+    if found.dtype != dtype or not fits or not np.isfinite(found).all():
+        raise ValueError(f"{name} is {found.dtype} {list(found.shape)}, or not finite")
+    return found

@@ -21,6 +21,8 @@ __all__ = ["QuantizedWeights", "write_onnxruntime", "write_tensorrt"]
 QuantizedWeights = Mapping[str, tuple[NDArray[np.int8], NDArray[np.float32]]]
 """Name of a weight -> its steps, int8 [out, in, kh, kw], and their scales, float32 [out]."""
 
+_LARGEST_BIAS = 2.0**30  # in steps: what the products add to it fits in the other half of an int32
+
 
 def write_tensorrt(
     view: GraphView,
@@ -99,18 +101,43 @@ class _Writer:
             scale, zero = self.ranges[name].affine
             zero_name = self._constant(f"zero_uint8_{zero}", np.array(zero, np.uint8))
             self._pair(name, self._constant(f"{name}_scale", np.float32(scale)), zero_name)
+        scales_of = self._scales_with_room()
         for place in self.placement.convolutions:
             node = self.nodes[place]
             weight = node.input[1]
             steps, scales = self._steps(weight)
-            zeros = self._constant(f"zeros_int8_{len(scales)}", np.zeros(len(scales), np.int8))
+            wider = scales_of[weight]
+            if (wider > scales).any():
+                steps = weight_integers(snapped(steps, scales), wider)
+            zeros = self._constant(f"zeros_int8_{len(wider)}", np.zeros(len(wider), np.int8))
             stem = f"{layer_of(node.name)}/weight_{place}"
-            inputs = [self._constant(f"{weight}_steps", steps), self._constant(f"{weight}_scale", scales), zeros]
+            inputs = [self._constant(f"{weight}_steps", steps), self._constant(f"{weight}_scale", wider), zeros]
             self.before[place] = [helper.make_node("DequantizeLinear", inputs, [f"{stem}_dequantized"], f"{stem}/DequantizeLinear", axis=0)]
-            source = self.view.nodes[place].input[0]
             node.input[1] = f"{stem}_dequantized"
-            self._integer_bias(place, node, scales, np.float32(self.ranges[source].affine[0]), stem)
+            self._integer_bias(place, node, wider, stem)
         return self._finished()
+
+    def _scales_with_room(self) -> dict[str, NDArray[np.float32]]:
+        """Of each quantized weight the scales, wider where an int32 could not hold a bias in their steps: channels that are nearly dead."""
+        found: dict[str, NDArray[np.float32]] = {}
+        for place in self.placement.convolutions:
+            weight = self.view.nodes[place].input[1]
+            scales = found.get(weight, self._steps(weight)[1])
+            bias = self._bias(place)
+            if bias is not None:
+                scales = np.maximum(scales, np.abs(bias) / (np.float64(self._source_scale(place)) * _LARGEST_BIAS)).astype(np.float32)
+            found[weight] = scales
+        return found
+
+    def _source_scale(self, place: int) -> np.float32:
+        return np.float32(self.ranges[self.view.nodes[place].input[0]].affine[0])
+
+    def _bias(self, place: int) -> NDArray[np.float64] | None:
+        """float64 [out] of a convolution; None without."""
+        old = list(self.view.nodes[place].input)
+        if place in self.biases:
+            return self.biases[place].astype(np.float64)
+        return numpy_helper.to_array(self.view.initializers[old[2]]).astype(np.float64) if len(old) > 2 and old[2] else None
 
     def _steps(self, weight: str) -> tuple[NDArray[np.int8], NDArray[np.float32]]:
         if weight in self.rounded:
@@ -125,17 +152,13 @@ class _Writer:
         else:
             node.input.append(name)
 
-    def _integer_bias(self, place: int, node: onnx.NodeProto, scales: NDArray[np.float32], source: np.float32, stem: str) -> None:
+    def _integer_bias(self, place: int, node: onnx.NodeProto, scales: NDArray[np.float32], stem: str) -> None:
         """A bias in steps of input scale x weight scale, as QLinearConv adds it."""
-        old = list(self.view.nodes[place].input)
-        if place in self.biases:
-            bias = self.biases[place].astype(np.float64)
-        elif len(old) > 2 and old[2]:
-            bias = numpy_helper.to_array(self.view.initializers[old[2]]).astype(np.float64)
-        else:
+        bias = self._bias(place)
+        if bias is None:
             return
-        steps = (scales.astype(np.float32) * source).astype(np.float32)
-        values = np.clip(np.rint(bias / steps), -(2**31) + 1, 2**31 - 1).astype(np.int32)
+        steps = scales * self._source_scale(place)
+        values = np.rint(bias / steps).astype(np.int32)
         inputs = [self._constant(f"{stem}_bias_steps", values), self._constant(f"{stem}_bias_scale", steps)]
         self.before[place].append(
             helper.make_node("DequantizeLinear", inputs, [f"{stem}_bias"], f"{layer_of(node.name)}/bias_{place}/DequantizeLinear", axis=0)
@@ -146,7 +169,8 @@ class _Writer:
         """A pair behind what makes `name`; its readers in the placement read the pair, and so does the graph's output of that name."""
         place = self.view.producers.get(name, -1)
         readers = self.placement.pairs[name]
-        path = layer_of(self.view.nodes[place if place >= 0 else readers[0][0]].name)
+        inside = place >= 0 and self.view.in_network(place)
+        path = layer_of(self.view.nodes[place if inside else readers[0][0]].name)  # float16 goes by module, and pairs go with their reader
         source, result = name, f"{name}_dequantized"
         if name in self.view.outputs:
             source, result = f"{name}_float", name
@@ -187,5 +211,5 @@ class _Writer:
         tensors = [TensorProto.FromString(tensor.SerializeToString()) for tensor in graph.initializer if tensor.name in used]
         del graph.node[:], graph.initializer[:], graph.value_info[:]
         graph.node.extend(copies)
-        graph.initializer.extend([*tensors, *self.added.values()])
+        graph.initializer.extend([*tensors, *(tensor for tensor in self.added.values() if tensor.name in used)])
         return self.model

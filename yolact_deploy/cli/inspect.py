@@ -64,6 +64,7 @@ def _onnx_facts(file: Path) -> dict[str, Any]:
         "size": file_size(file),
         **_common(manifest),
         **_inside(manifest),
+        **({"measured": measured} if (measured := _measured(file)) else {}),
         "operators": dict(operators.most_common()),
     }
 
@@ -78,6 +79,7 @@ def _inside(manifest: Manifest) -> dict[str, Any]:
             for tensor in tensors
         },
         "precision": manifest.precision,
+        **({"calibration": _calibration(manifest.calibration)} if manifest.calibration else {}),
         "thresholds": vars(manifest.thresholds),
         "mask-IoU net": manifest.mask_iou or "none",
         "made from": manifest.source,
@@ -87,6 +89,27 @@ def _inside(manifest: Manifest) -> dict[str, Any]:
             **({"compared": manifest.verification["compared"]} if "compared" in manifest.verification else {}),
         },
     }
+
+
+def _calibration(found: dict[str, Any]) -> dict[str, Any]:
+    """Of an INT8 graph: how its ranges were found, and what stays in floats."""
+    pictures, kept = found.get("pictures", {}), found.get("kept", [])
+    return {
+        "for": {"tensorrt": "TensorRT", "onnxruntime": "ONNX Runtime on a CPU"}.get(str(found.get("target")), "unknown"),
+        "ranges": f"{found.get('method')}, of {pictures.get('count')} pictures",
+        "corrections": ", ".join(found.get("corrections", [])) or "none",
+        "in floats": ", ".join(kept) or "nothing of the network's convolutions",
+        "floats become": found.get("rest"),
+    }
+
+
+def _measured(file: Path) -> dict[str, str]:
+    """What the calibration's report beside an INT8 graph says of its accuracy."""
+    from yolact_deploy.calibration.document import report_of
+    from yolact_deploy.files import sha256_of
+
+    rows = report_of(file, sha256_of(file)).get("accuracy", []) if ".int8." in file.name else []
+    return {row["name"]: f"mask AP {row['mask_ap']:.2f} on {row['pictures']} pictures ({-row['drop']:+.2f})" for row in rows}
 
 
 def _engine_facts(file: Path, *, trust: bool, layers: bool, lean_runtime: str | None) -> dict[str, Any]:
