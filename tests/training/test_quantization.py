@@ -350,7 +350,7 @@ def test_what_cannot_be_is_refused() -> None:
     with pytest.raises(TrainingError, match="No batch"):
         made.observe([])
     with pytest.raises(TrainingError, match=r"not finite, the first goes into backbone\.conv1"):
-        FakeQuantization(network, MINMAX).observe([torch.full((1, 3, 128, 128), float("inf"))])
+        FakeQuantization(network, MINMAX).observe([torch.full((1, 3, 128, 128), value) for value in (1.0, float("nan"))])
     made.attach()
     with pytest.raises(TrainingError, match=r"No range is known for what goes into backbone\.conv1"):
         network(pictures(network))

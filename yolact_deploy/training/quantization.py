@@ -1,8 +1,8 @@
 """Fake quantization: a network trains with the rounding that its INT8 graph will have, in the places where that has Q/DQ pairs.
 
-Steps are symmetric and zero lies on one: ``scale = range / 127``, rounded half to even, clamped to [-127, 127] steps for weights and
-[-128, 127] for activations (arXiv:1712.05877, section 3; one range for each output channel of a weight: arXiv:1806.08342, section 2.4).
-Gradients pass the rounding unchanged and are zero outside the range (arXiv:1806.08342, section 2.2).
+Steps are symmetric and zero lies on one: ``scale = range / 127``, rounded half to even, clamped to [-127, 127] steps for weights,
+which have a range for each output channel, and to [-128, 127] for activations. Gradients pass the rounding unchanged and are zero
+outside the range (arXiv:1806.08342, section 2; arXiv:1712.05877, section 3).
 """
 
 from __future__ import annotations
@@ -142,11 +142,11 @@ class FakeQuantization:
                 self.detach()
         if not observed:
             raise TrainingError("No batch was given to find the ranges of quantization from.", "Give at least one.")
-        found = {site: max(seen) if self.settings.method == "minmax" else sum(seen) / len(seen) for site, seen in observed.items()}
-        if broken := [site for site, largest in found.items() if not math.isfinite(largest)]:
+        if broken := [site for site, seen in observed.items() if not all(map(math.isfinite, seen))]:
             raise TrainingError(
                 f"{len(broken)} tensors hold values that are not finite, the first goes into {broken[0]}.", "Start from other weights."
             )
+        found = {site: max(seen) if self.settings.method == "minmax" else sum(seen) / len(seen) for site, seen in observed.items()}
         self.ranges = {site: largest or 1.0 for site, largest in found.items()}
 
     def _override(self, module: nn.Module, forward: Callable[..., Any]) -> None:
