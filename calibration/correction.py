@@ -6,7 +6,7 @@ G. Xiao et al., "SmoothQuant", arXiv:2211.10438, equation 4, since here weights 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection
 
 import numpy as np
 import onnx
@@ -91,7 +91,9 @@ def _closed(view: GraphView, start: str, makers: dict[str, list[int]]) -> tuple[
         values += [other for other in dict.fromkeys(beside) if other not in values]
     shared = [view.initializers[name].dims for name in made]
     widths = {dims[0] for dims in shared} | {view.initializers[name].dims[1] for name in read}
-    return (tuple(values), tuple(made), tuple(read)) if len(widths) == 1 and not set(made) & set(read) else None
+    beside_weights = [view.nodes[reader] for bias in _biases(view, made) for reader in view.readers(bias)]
+    alone = all(node.op_type == "Conv" and node.input[1] in made for node in beside_weights)
+    return (tuple(values), tuple(made), tuple(read)) if len(widths) == 1 and alone and not set(made) & set(read) else None
 
 
 def _maker(view: GraphView, value: str) -> int | None:
@@ -117,7 +119,6 @@ def equalize(view: GraphView, statistics: Statistics) -> tuple[onnx.ModelProto, 
             scaled[name] = numpy_helper.to_array(view.initializers[name]).astype(np.float32)
         return scaled[name]
 
-    biases = _biases(view)
     channels = 0
     for values, made, read in equalizable(view):
         activation = np.max([statistics.values[name].channel_largest for name in values if name in statistics.values], axis=0)
@@ -126,8 +127,8 @@ def equalize(view: GraphView, statistics: Statistics) -> tuple[onnx.ModelProto, 
         channels += len(factor)
         for name in made:
             scaled[name] = of(name) / factor[:, None, None, None]
-            for bias in biases.get(name, ()):
-                scaled[bias] = of(bias) / factor
+        for bias in _biases(view, made):
+            scaled[bias] = of(bias) / factor
         for name in read:
             scaled[name] = of(name) * factor[None, :, None, None]
     model = onnx.ModelProto()
@@ -148,10 +149,7 @@ def _factors(activation: NDArray[np.float32], weight: NDArray[np.float32]) -> ND
     return np.exp2(np.rint(np.log2(factor))).astype(np.float32)
 
 
-def _biases(view: GraphView) -> Mapping[str, set[str]]:
-    """Name of a weight -> names of the biases that go with it."""
-    found: dict[str, set[str]] = {}
-    for node in view.nodes:
-        if node.op_type == "Conv" and len(node.input) > 2 and node.input[2]:
-            found.setdefault(node.input[1], set()).add(node.input[2])
-    return found
+def _biases(view: GraphView, weights: Collection[str]) -> list[str]:
+    """Names of the biases that go with these weights, each once."""
+    convolutions = [node for node in view.nodes if node.op_type == "Conv" and node.input[1] in weights]
+    return list(dict.fromkeys(node.input[2] for node in convolutions if len(node.input) > 2 and node.input[2]))

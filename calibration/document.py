@@ -2,6 +2,7 @@
 
 The report, ``NAME.calibration.json``: ``schema`` 1; ``method``, ``percentile``, ``pictures`` (``count``, ``seed``, ``sha256`` of their
 hashes), ``model``, ``corrections``, ``kept`` (layers in floats), ``rest``, ``search``; ``files`` (name to SHA-256), ``seconds``,
+``quantizers`` (name to who decided on its pairs and ranges: ``own``, ``modelopt 0.47.0``),
 ``held_bytes`` (of values in memory at once), ``findings`` of the doctor, ``skipped`` pictures, ``notes``; ``accuracy``: of each graph
 ``mask_ap``, ``box_ap``, ``drop`` in percent points, ``sha256`` of the graph as it was run (for both files that of the file) and
 ``pictures``, their number; ``rows`` of the
@@ -101,10 +102,16 @@ def accuracy_entries(accuracy: Sequence[Accuracy]) -> list[dict[str, Any]]:
     return [{"name": row.name, "drop": row.drop, **asdict(row.score)} for row in accuracy]
 
 
-def range_entries(statistics: Statistics, ranges: Mapping[str, Range]) -> dict[str, Any]:
-    """Of each value what was seen and what is kept."""
+def range_entries(statistics: Statistics, ranges: Mapping[str, Range], modelopt: Mapping[str, Range]) -> dict[str, Any]:
+    """Of each value what was seen and what is kept, by us and, where it was asked, by ModelOpt."""
     return {
-        name: {"node": value.node, "low": value.low, "high": value.high, "kept": [ranges[name].low, ranges[name].high]}
+        name: {
+            "node": value.node,
+            "low": value.low,
+            "high": value.high,
+            "kept": [ranges[name].low, ranges[name].high],
+            **({"modelopt": [modelopt[name].low, modelopt[name].high]} if name in modelopt else {}),
+        }
         for name, value in statistics.values.items()
     }
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 from yolact_deploy.errors import ConfigError
 
 from .doctor import Finding
+from .modelopt import modelopt_method
 from .ranges import METHODS, Method
 from .scoring import Score
 from .search import Plan
@@ -32,6 +33,7 @@ class CalibrationOptions:
         threads: of ONNX Runtime, 0 for all.
         fresh: forget what earlier runs left.
         force: replace files that this command did not write.
+        quantizer: what decides on pairs and ranges of the graph for TensorRT; the one for ONNX Runtime is always of our own.
 
     Raises :class:`ConfigError` for values out of range.
     """
@@ -48,6 +50,7 @@ class CalibrationOptions:
     threads: int = 0
     fresh: bool = False
     force: bool = False
+    quantizer: Literal["own", "modelopt"] = "own"
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
@@ -56,6 +59,23 @@ class CalibrationOptions:
             raise ConfigError(f"The allowed drop is {self.max_drop:g} points, 0 or more was wanted.", "Mend --max-drop.")
         if self.budget is not None and not self.budget > 0:
             raise ConfigError(f"The budget is {self.budget:g} seconds, more than 0 was wanted.", "Mend --budget.")
+        if self.quantizer not in ("own", "modelopt"):
+            raise ConfigError(f"There is no quantizer {self.quantizer!r}; there are own and modelopt.", "Name one of these.")
+        if self.quantizer == "modelopt":
+            self._check_modelopt()
+
+    def _check_modelopt(self) -> None:
+        modelopt_method(self.method)
+        searches = {"--max-drop": self.max_drop is not None, "--sensitivity": self.sensitivity}
+        for option in (name for name, given in searches.items() if given):
+            raise ConfigError(
+                f"{option} was asked for with --quantizer modelopt, which has no search: each of its sets would be a calibration.",
+                "Search with --quantizer own, and give what it keeps to ModelOpt: --keep LAYER.",
+            )
+        if self.bias_correction:
+            raise ConfigError(
+                "--bias-correction was asked for with --quantizer modelopt: it corrects our own rounding.", "Leave out one of the two."
+            )
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 from numpy.typing import NDArray
 
 from yolact_deploy.engines.conversion import int8_with_float16
@@ -27,11 +28,12 @@ from .correction import corrected_biases, equalize
 from .doctor import Finding, examine_confidence, examine_pictures, examine_statistics
 from .document import SCHEMA, accuracy_entries, is_report_or_graph, range_entries, stamp, summary
 from .graph import GraphView, float_graph
+from .modelopt import Opinion, check_modelopt, quantize_with_modelopt
 from .options import Accuracy, CalibrationOptions, CalibrationResult, Progress, artifact_paths
 from .pictures import CalibrationPictures, PictureRecord
 from .placement import calibrated_values, place_onnxruntime, place_tensorrt
 from .ranges import Range, find_range
-from .scoring import Judge
+from .scoring import Judge, rounds_float16
 from .search import Plan, Search
 from .statistics import Statistics
 from .weights import weight_integers, weight_scales
@@ -44,11 +46,14 @@ class Calibrator:
     """One model being calibrated, step by step; :meth:`run` takes them all.
 
     `folder` keeps statistics, search results and prepared pictures for later runs.
-    Raises :class:`ModelFileError` and :class:`ConfigError` for a model that is none of ours, or not float32.
+    Raises :class:`ModelFileError` and :class:`ConfigError` for a model that is none of ours, or not float32, and
+    :class:`MissingDependencyError` where ModelOpt is asked for and not installed.
     """
 
     def __init__(self, model: Path, folder: Path, options: CalibrationOptions, progress: Progress = lambda what, done, total: None) -> None:
         self.path, self.folder, self.options, self.progress = model, folder, options, progress
+        if options.quantizer == "modelopt":
+            check_modelopt()
         float_graph(read_onnx(model), model)
         self.source = read_source(model)
         self.model, self.manifest, self.sha256 = self.source.model, self.source.manifest, self.source.sha256
@@ -91,11 +96,14 @@ class Calibrator:
         kept = self._all_kept(plan.chosen.kept if plan else ())
         fast = write_onnxruntime(self.view, place_onnxruntime(self.view, kept), ranges, rounded=weights, biases=biases)
         told = summary(self.source, self.options, pictures, statistics, kept, plan, digest, dict(origin or {}))
-        made = {"tensorrt": write(kept), "onnxruntime": fast}
+        opinion = self._opinion(pictures, statistics, kept) if self.options.quantizer == "modelopt" else None
+        made = {"tensorrt": write(kept) if opinion is None else opinion.model, "onnxruntime": fast}
+        own: dict[str, Any] = {"quantizer": "own"}
+        facts = {"tensorrt": own if opinion is None else opinion.facts, "onnxruntime": own}
         for target, graph in made.items():
-            stamp(graph, self.source, {**told, "target": target})
+            stamp(graph, self.source, {**told, **facts[target], "target": target})
         graphs = {target: graph.SerializeToString() for target, graph in made.items()}  # measured and written: the same bytes
-        accuracy = self._accuracy(report, graphs)
+        accuracy = self._accuracy(report, graphs if opinion is None else {**graphs, "own": write(kept).SerializeToString()})
         skipped = tuple(pictures.skipped)
         document = {
             "schema": SCHEMA,
@@ -107,7 +115,8 @@ class Calibrator:
             "notes": self.notes,
             "accuracy": accuracy_entries(accuracy),
             "rows": [] if plan is None else [row.to_json() for row in plan.rows],
-            "ranges": range_entries(statistics, ranges),
+            "ranges": range_entries(statistics, ranges, {} if opinion is None else opinion.ranges),
+            "quantizers": {path.name: facts[target]["quantizer"] for path, target in zip(paths, made, strict=False)},
         }
         self._write(paths, graphs, document)
         return CalibrationResult(*paths, tuple(findings), skipped, kept, plan, tuple(accuracy), tuple(self.notes), document)
@@ -202,6 +211,25 @@ class Calibrator:
             return weights, {}
         return weights, corrected_biases(self.view, place_tensorrt(self.view), weights, statistics)
 
+    def _opinion(self, pictures: CalibrationPictures, statistics: Statistics, kept: Collection[str]) -> Opinion:
+        """ModelOpt's, of the pictures that the statistics are of."""
+        paths = [pictures.folder / record.name for record in statistics.pictures]
+        start = time.perf_counter()
+        what = "running ModelOpt"
+        opinion = quantize_with_modelopt(
+            self.view, self.manifest.input, paths, self.options.method, kept, lambda done, total: self.progress(what, done, total)
+        )
+        self.seconds[what] = time.perf_counter() - start
+        left = [name for name in opinion.left if name not in kept]
+        self.notes.append(
+            f"ModelOpt {opinion.version} chose pairs and ranges of the graph for TensorRT"
+            + (f", and left in floats: {', '.join(left)}." if left else ".")
+            + " The graph for ONNX Runtime is of our own ranges."
+        )
+        if self.options.method == "entropy":
+            self.notes.append("ModelOpt's entropy counts in 128 bins, too few to find good ranges: compare it with --method minmax.")
+        return opinion
+
     def _search(self, judge: Judge, write: Callable[[Collection[str]], onnx.ModelProto], digest: str) -> Plan:
         file = self.folder / f"{self.path.stem}.{self.sha256[:8]}.search.json"
         if self.options.fresh:
@@ -231,7 +259,14 @@ class Calibrator:
             ("INT8 for TensorRT, FP32 between", lambda: tensorrt, True),
             ("INT8 for ONNX Runtime", lambda: graphs["onnxruntime"], False),
         ]
-        if self.options.rest == "float16":
+        if "own" in graphs:
+            rows.append(("INT8 for TensorRT by --quantizer own, FP32 between", lambda: graphs["own"], True))
+        if self.options.rest == "float16" and not rounds_float16():
+            self.notes.append(
+                "The graph for TensorRT is not measured with FP16 between its pairs: "
+                f"ONNX Runtime {onnxruntime.__version__} rounds float16 wrongly there."
+            )
+        elif self.options.rest == "float16":
             rows.insert(3, ("INT8 for TensorRT, FP16 between", lambda: int8_with_float16(onnx.load_model_from_string(tensorrt)), True))
         found: list[Accuracy] = []
         start = time.perf_counter()

@@ -44,13 +44,12 @@ def place_tensorrt(view: GraphView, kept: Collection[str] = ()) -> Placement:
     chosen = {view.nodes[place].input[0] for place in convolutions}
     sides = {place: side for place in _additions(view) if (side := _paired_side(view, place, convolutions)) is not None}
     chosen |= {view.nodes[place].input[side] for place, side in sides.items()}
-    fused = {(place, 1 - side) for place, side in sides.items()}
     for place, node in enumerate(view.nodes):
         if node.op_type != "Resize" or not view.in_network(place) or view.result_of(place) not in chosen:
             continue
         if _origin(view, node.input[0]) in convolutions | sides.keys():
             chosen.add(node.input[0])
-    return Placement(tuple(sorted(convolutions)), _ordered(view, chosen, convolutions, fused))
+    return Placement(tuple(sorted(convolutions)), _ordered(view, chosen, convolutions))
 
 
 def place_onnxruntime(view: GraphView, kept: Collection[str] = ()) -> Placement:
@@ -68,7 +67,7 @@ def place_onnxruntime(view: GraphView, kept: Collection[str] = ()) -> Placement:
     for place, node in enumerate(view.nodes):
         if node.op_type in ("Resize", "MaxPool") and view.in_network(place) and _origin(view, node.input[0]) in convolutions | additions:
             chosen |= {node.input[0], *_results(view, place)}
-    return Placement(tuple(sorted(convolutions)), _ordered(view, chosen, convolutions, set()))
+    return Placement(tuple(sorted(convolutions)), _ordered(view, chosen, convolutions))
 
 
 def calibrated_values(view: GraphView) -> tuple[str, ...]:
@@ -117,16 +116,12 @@ def _results(view: GraphView, place: int) -> list[str]:
     return [view.nodes[place].output[0], view.nodes[after].output[0]]
 
 
-def _ordered(
-    view: GraphView, chosen: set[str], convolutions: set[int], floats: set[tuple[int, int]]
-) -> dict[str, tuple[tuple[int, int], ...]]:
-    """The pairs in the graph's order with their readers; `floats` are places that read the float value all the same."""
+def _ordered(view: GraphView, chosen: set[str], convolutions: set[int]) -> dict[str, tuple[tuple[int, int], ...]]:
+    """The pairs in the graph's order with their readers, which convolutions that are kept in floats are not; none that nobody reads."""
     pairs = {}
     for value in _in_order(view, chosen):
         readers = tuple(
-            (place, index)
-            for place, index in view.consumers.get(value, ())
-            if (place, index) not in floats and (view.nodes[place].op_type != "Conv" or place in convolutions)
+            (place, index) for place, index in view.consumers.get(value, ()) if view.nodes[place].op_type != "Conv" or place in convolutions
         )
         if readers or value in view.outputs:
             pairs[value] = readers

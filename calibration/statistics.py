@@ -139,7 +139,7 @@ class Statistics:
     def load(cls, path: Path) -> Statistics:
         """What :meth:`save` wrote. Raises :class:`ModelFileError` for any other file."""
         try:
-            with np.load(path, allow_pickle=False) as arrays:
+            with open(path, "rb") as handle, np.load(handle, allow_pickle=False) as arrays:  # given a path, it leaves broken files open
                 return cls._from_arrays(arrays)
         except Exception as error:  # noqa: BLE001 - NumPy, zipfile and zlib have kinds of their own for what can be wrong with a file
             reason = (str(error).splitlines() or [type(error).__name__])[0][:120]

@@ -15,22 +15,24 @@ from onnx import TensorProto
 __all__ = ["node_precisions", "pin_layers"]
 
 Precision = Literal["float32", "float16"]
+_PAIR = ("QuantizeLinear", "DequantizeLinear")
 _KINDS: dict[int, Precision] = {TensorProto.FLOAT: "float32", TensorProto.FLOAT16: "float16"}
 
 
 def node_precisions(model: onnx.ModelProto) -> dict[str, Precision | None]:
     """Node name to the dtype of its floating outputs; float32 where it has both.
 
-    None for a node at a Q/DQ pair, whose precision the pair decides. Nodes without floating outputs are left out.
+    None for a node that a Q/DQ pair stands behind or before, whose precision the pair decides; what reads a value beside its pair, as
+    layers kept in floats do, has its own. Nodes without floating outputs are left out.
     """
     typed = onnx.shape_inference.infer_shapes(model, strict_mode=True, data_prop=True).graph
     values = (*typed.value_info, *typed.input, *typed.output)
     kinds = {value.name: _KINDS.get(value.type.tensor_type.elem_type) for value in values}
     found: dict[str, Precision | None] = {}
     quantized = {name for node in model.graph.node if node.op_type == "QuantizeLinear" for name in node.input[:1]}
-    quantized |= {name for node in model.graph.node if node.op_type == "DequantizeLinear" for name in node.output}
+    dequantized = {name for node in model.graph.node if node.op_type == "DequantizeLinear" for name in node.output}
     for node in model.graph.node:
-        if quantized.intersection([*node.input, *node.output]):
+        if node.op_type in _PAIR or quantized.intersection(node.output) or dequantized.intersection(node.input):
             found[node.name] = None
             continue
         own = {kinds.get(name) for name in node.output} - {None}

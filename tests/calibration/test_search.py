@@ -49,6 +49,7 @@ class FakeJudge:
         self.runs: list[tuple[str, ...]] = []
         self.explained: list[tuple[str, ...]] = []
         self.interrupt_at = 10**9
+        self.floor = 0.0  # what quantizing anything at all costs
 
     def score(self, model: onnx.ModelProto | bytes, *, as_written: bool = False) -> Score:
         if len(self.runs) == self.interrupt_at:
@@ -65,7 +66,7 @@ class FakeJudge:
     def drop(self, kept: Collection[str]) -> float:
         quantized = [name for name in LAYERS if name not in kept]
         pairs = sum(more for (one, other), more in self.together.items() if one in quantized and other in quantized)
-        return sum(self.drops.get(name, 0.0) for name in quantized) + pairs
+        return sum(self.drops.get(name, 0.0) for name in quantized) + pairs + self.floor
 
     def hybrids(self, reference: bytes, model: onnx.ModelProto | bytes) -> dict[str, float]:
         assert not isinstance(model, bytes)
@@ -161,9 +162,37 @@ def test_random_costs_are_met_without_waste(tmp_path: Path) -> None:
 
 
 def test_a_drop_that_cannot_be_met_takes_the_least(tmp_path: Path) -> None:
-    """Quantizing may gain by chance, but less than nothing is not to be had here."""
-    plan = run(dict.fromkeys(LAYERS, 0.2), 0.0, tmp_path)
-    assert plan.chosen.drop == min(row.drop for row in plan.rows if row.kind == "set")
+    judge = FakeJudge(dict.fromkeys(LAYERS, 0.25))
+    judge.floor = 0.5
+    plan = made(judge, tmp_path).run(0.3)
+    assert not plan.met
+    assert plan.complete
+    assert plan.chosen.kept == tuple(LAYERS)
+    assert plan.chosen.drop == 0.5
+
+
+def test_a_drop_of_just_as_much_is_allowed(tmp_path: Path) -> None:
+    """Keeping protonet's last layer alone is cheaper than both its layers, and leaves exactly what is allowed."""
+    plan = run({"protonet/0": 0.125, "protonet/10": 1.0, "backbone/layers.0.0.conv2": 0.125}, 0.25, tmp_path)
+    assert plan.met
+    assert plan.chosen.drop == 0.25
+    assert plan.chosen.kept == ("protonet/10",)
+
+
+def test_nothing_is_run_for_nothing(tmp_path: Path) -> None:
+    """With a drop that is allowed already, modules are told and no set is tried; with one that is not, no set dearer than one that does."""
+    plan = run({"protonet/10": 0.25}, 0.25, tmp_path)
+    assert [row.name for row in plan.rows if row.kind == "set"] == ["everything quantized"]
+    (tmp_path / "other").mkdir()
+    drops = {"protonet/0": 0.5, "protonet/10": 0.5, "heads/mask_layer": 0.0625}
+    plan = run(drops, 0.3, tmp_path / "other")
+    assert [row.name for row in plan.rows if row.kind == "set"] == [
+        "everything quantized",
+        "protonet kept too",
+        "the worst layer kept",
+        "protonet/0 quantized after all",
+        "protonet/10 quantized after all",
+    ]
 
 
 def test_a_second_run_takes_what_is_known(tmp_path: Path) -> None:
@@ -230,6 +259,9 @@ def test_the_budget_ends_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert plan.seconds == 5.0
     assert len(judge.runs) == 5
     assert plan.chosen.kept == ()
+    (tmp_path / "short").mkdir()
+    hasty = made(judge, tmp_path / "short", budget=0.5).run(0.3)
+    assert hasty.full.mask_ap == FLOAT_AP - 1.0, "the float graph and the whole are always run"
     later = made(judge, tmp_path, budget=60.0).run(0.3)
     assert later.complete
     assert later.met

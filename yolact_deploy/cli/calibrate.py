@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from yolact_deploy.calibration.search import Plan
     from yolact_deploy.data.coco import CocoDataset
 
-__all__ = ["RangeMethod", "Rest", "calibrate"]
+__all__ = ["Quantizer", "RangeMethod", "Rest", "calibrate"]
 
 _DEMO_PICTURES = 200
 _LISTED = 5  # skipped pictures that are printed
@@ -39,6 +39,13 @@ class RangeMethod(str, enum.Enum):
     percentile = "percentile"
     entropy = "entropy"
     mse = "mse"
+
+
+class Quantizer(str, enum.Enum):
+    """Who decides on pairs and ranges of the graph for TensorRT."""
+
+    own = "own"
+    modelopt = "modelopt"
 
 
 class Rest(str, enum.Enum):
@@ -72,6 +79,9 @@ def calibrate(
     measured: Annotated[int, typer.Option(min=1, help="Annotated pictures to measure on, at most; as many for the search.")] = 500,
     method: Annotated[RangeMethod, typer.Option(help="How ranges are found.")] = RangeMethod.entropy,
     percentile: Annotated[float, typer.Option(help="Share of a value's magnitudes that --method percentile keeps.")] = 99.99,
+    quantizer: Annotated[
+        Quantizer, typer.Option(help="Who decides on the graph for TensorRT; modelopt is NVIDIA's, as a second opinion.")
+    ] = Quantizer.own,
     max_drop: Annotated[
         float | None,
         typer.Option(min=0.0, help="Keep layers in floats until mask AP drops by no more points than that.", show_default=False),
@@ -125,6 +135,7 @@ def calibrate(
         threads=threads,
         fresh=fresh,
         force=force,
+        quantizer=quantizer.value,
     )
     demo = model is None and images is None and annotations is None
     if model is None:

@@ -100,6 +100,8 @@ def _abilities(versions: dict[str, str | None], onnxruntime_there: bool) -> dict
     result["train"] = "yes" if not missing else torch_mend
     result["evaluate"] = "yes" if onnxruntime_there else "no. Run: pip install onnxruntime-gpu"
     result["evaluate --html"] = "yes" if not report else f'no. Run: pip install "yolact-deploy[report]" (missing: {", ".join(report)})'
+    modelopt_mend = 'no. Run, in an environment of its own: pip install "yolact-deploy[modelopt]"'
+    result["calibrate --quantizer modelopt"] = "yes" if _version("nvidia-modelopt") else modelopt_mend
     if onnxruntime_there:
         result["ONNX Runtime providers"] = _providers()
     if _version("onnxruntime") and _version("onnxruntime-gpu"):

@@ -96,6 +96,7 @@ def _calibration(found: dict[str, Any]) -> dict[str, Any]:
     pictures, kept = found.get("pictures", {}), found.get("kept", [])
     return {
         "for": {"tensorrt": "TensorRT", "onnxruntime": "ONNX Runtime on a CPU"}.get(str(found.get("target")), "unknown"),
+        "quantizer": found.get("quantizer", "own"),
         "ranges": f"{found.get('method')}, of {pictures.get('count')} pictures",
         "corrections": ", ".join(found.get("corrections", [])) or "none",
         "in floats": ", ".join(kept) or "nothing of the network's convolutions",
