@@ -54,8 +54,9 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 
 
 @pytest.fixture
-def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], dict[str, Any]]:
+def asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, run_folder: Path) -> Callable[[], dict[str, Any]]:
     """The stand-in is installed, and temporary files go to ``tmp_path/temporary``; calling it tells what ModelOpt was asked for."""
+    exported(run_folder, "resnet")  # now: an export prints, and leaves temporary files
     monkeypatch.syspath_prepend(fake_modelopt.installed(tmp_path))
     monkeypatch.setenv(fake_modelopt.RECORD, str(tmp_path / "record.json"))
     (tmp_path / "temporary").mkdir()
