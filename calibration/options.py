@@ -38,7 +38,7 @@ class CalibrationOptions:
     Raises :class:`ConfigError` for values out of range.
     """
 
-    method: Method = "entropy"
+    method: Method = "mse"
     percentile: float = 99.99
     max_drop: float | None = None
     sensitivity: bool = False

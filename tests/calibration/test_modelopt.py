@@ -208,7 +208,7 @@ def test_graphs_that_are_not_ours_any_more(run_folder: Path) -> None:
 )
 def test_what_it_does_not_have(options: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ConfigError, match=sentence):
-        CalibrationOptions(**{"quantizer": "modelopt", **options})
+        CalibrationOptions(**{"quantizer": "modelopt", "method": "minmax", **options})
 
 
 def test_it_is_not_installed(models: Models, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -224,9 +224,12 @@ def test_it_is_not_installed(models: Models, monkeypatch: pytest.MonkeyPatch, tm
 
 def test_the_command(models: Models, asked: Callable[[], Any], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    told = ok(invoke("calibrate", models.onnx, "--images", models.dataset.folder, "--count", 5, "--quantizer", "modelopt"))
+    arguments = ("calibrate", models.onnx, "--images", models.dataset.folder, "--count", 5, "--quantizer", "modelopt")
+    assert "compare it with --method minmax" in ok(invoke(*arguments, "--method", "entropy"))
+    told = ok(invoke(*arguments))
+    assert "ranges by minmax" in told, "the method that both have"
     assert "ModelOpt 0.1 chose pairs and ranges of the graph for TensorRT." in told
-    assert "compare it with --method minmax" in told
+    assert "compare it with" not in told
     assert "INT8 for TensorRT by --quantizer own" in told
     assert "quantizer: modelopt 0.1" in ok(invoke("inspect", "artifacts/tiny_1_2.int8.onnx"))
     assert "quantizer: own" in ok(invoke("inspect", "artifacts/tiny_1_2.int8.ort.onnx"))

@@ -77,7 +77,9 @@ def calibrate(
     search_images: Annotated[Path | None, typer.Option(help="Its pictures.", show_default=False)] = None,
     count: Annotated[int, typer.Option(min=1, help="Pictures to calibrate with, of those in the folder.")] = 200,
     measured: Annotated[int, typer.Option(min=1, help="Annotated pictures to measure on, at most; as many for the search.")] = 500,
-    method: Annotated[RangeMethod, typer.Option(help="How ranges are found.")] = RangeMethod.entropy,
+    method: Annotated[
+        RangeMethod | None, typer.Option(help="How ranges are found. \\[default: mse; with modelopt minmax]", show_default=False)
+    ] = None,
     percentile: Annotated[float, typer.Option(help="Share of a value's magnitudes that --method percentile keeps.")] = 99.99,
     quantizer: Annotated[
         Quantizer, typer.Option(help="Who decides on the graph for TensorRT; modelopt is NVIDIA's, as a second opinion.")
@@ -123,7 +125,7 @@ def calibrate(
             "No pictures were named to calibrate with.", "Name a folder of pictures like those that the model will meet: --images DIR"
         )
     options = CalibrationOptions(
-        method=method.value,
+        method=(method or (RangeMethod.minmax if quantizer is Quantizer.modelopt else RangeMethod.mse)).value,
         percentile=percentile,
         max_drop=max_drop,
         sensitivity=sensitivity,
