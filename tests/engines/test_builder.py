@@ -206,7 +206,7 @@ def test_a_foreign_file_is_not_replaced(artifacts: Artifacts, tmp_path: Path) ->
 def test_an_int8_engine_wants_qdq(artifacts: Artifacts, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"--int8 wants a graph with Q/DQ pairs, .* is fp32") as caught:
         build_engine(artifacts.onnx(), folder=tmp_path, options=BuildOptions("int8"))
-    assert caught.value.mend == "Calibration, which makes one, is not in this version."
+    assert caught.value.mend == f"Make one: yolact-deploy calibrate {artifacts.onnx()}"
 
 
 def test_the_rebuild_command_is_one_that_the_command_line_takes(built: BuildResult, artifacts: Artifacts, tmp_path: Path) -> None:
