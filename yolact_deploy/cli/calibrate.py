@@ -29,6 +29,7 @@ __all__ = ["Quantizer", "RangeMethod", "Rest", "calibrate"]
 
 _DEMO_PICTURES = 200
 _LISTED = 5  # skipped pictures that are printed
+_LAST_SETS = 12  # of the search, beside the first and the one that is taken
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -278,9 +279,12 @@ def _search_tables(plan: Plan) -> Iterator[Table]:
     table.add_column("set")
     for name in ("mask AP", "drop", "of it box / class / mask", "kept in floats", ""):
         table.add_column(name, justify="right")
-    for row in plan.rows:
-        if row.kind == "set":
-            parts = " / ".join(f"{row.parts[part]:+.2f}" for part in ("box", "class", "mask")) if row.parts else ""
-            share = f"{100 * row.share:.1f} % of multiplications"
-            table.add_row(row.name, f"{row.mask_ap:.2f}", f"{row.drop:+.2f}", parts, share, row.decision)
+    sets = [row for row in plan.rows if row.kind == "set"]
+    shown = [row for place, row in enumerate(sets) if not place or row.decision or place >= len(sets) - _LAST_SETS]
+    for row in shown:
+        parts = " / ".join(f"{row.parts[part]:+.2f}" for part in ("box", "class", "mask")) if row.parts else ""
+        share = f"{100 * row.share:.1f} % of multiplications"
+        table.add_row(row.name, f"{row.mask_ap:.2f}", f"{row.drop:+.2f}", parts, share, row.decision)
+    if len(sets) > len(shown):
+        table.add_row(f"… and {len(sets) - len(shown)} more, in the report", "", "", "", "", "")
     yield table
