@@ -20,6 +20,7 @@ from yolact_deploy.manifest import InputSpec, Manifest
 from .doctor import swap_channels
 from .graph import GraphView
 from .pictures import CalibrationPictures, PictureRecord
+from .scoring import open_session
 from .statistics import Observation, Statistics
 
 __all__ = ["MEMORY", "Collector", "collect", "highest_score", "value_bytes"]
@@ -89,14 +90,7 @@ class Collector:
         for name in dict.fromkeys(name for group in self.groups for name in group):
             if name not in there:
                 model.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4
-        options.intra_op_num_threads = threads
-        try:
-            return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # noqa: BLE001 - its exceptions share no public base
-            reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-            raise ModelFileError(f"ONNX Runtime {onnxruntime.__version__} cannot load the model: {reason}", "Export it again.") from None
+        return open_session(model.SerializeToString(), threads)
 
     def run(self, images: NDArray[Any]) -> Iterator[tuple[dict[str, NDArray[Any]], NDArray[np.float64]]]:
         """Of `images`, as many as the batch: each group of values, with the highest scores [B]."""

@@ -75,7 +75,7 @@ def open_session(model: bytes, threads: int = 0, *, as_written: bool = False) ->
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # noqa: BLE001 - its exceptions share no public base
         reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        raise ModelFileError(f"ONNX Runtime {onnxruntime.__version__} cannot load the graph: {reason}", "Update onnxruntime.") from None
+        raise ModelFileError(f"ONNX Runtime {onnxruntime.__version__} cannot load the model: {reason}", "Export it again.") from None
 
 
 @lru_cache(maxsize=1)

@@ -117,7 +117,7 @@ def test_nothing_annotated(models: Models, tmp_path: Path) -> None:
 
 
 def test_broken_graphs_are_told(models: Models) -> None:
-    with pytest.raises(ModelFileError, match="cannot load the graph"):
+    with pytest.raises(ModelFileError, match="cannot load the model"):
         open_session(b"no graph")
 
 

@@ -314,8 +314,8 @@ def test_ranges_by_either_method() -> None:
     largest = [float(batch.abs().max()) for batch in batches]
     shares = [float(np.percentile(batch.abs().numpy(), 90, method="inverted_cdf")) for batch in batches]
     found = []
-    for method in ("minmax", "percentile"):
-        made = FakeQuantization(network, QuantizationSettings(2, method, 90))  # type: ignore[arg-type]
+    for settings in (QuantizationSettings(2, "minmax", 90), QuantizationSettings(2, "percentile", 90)):
+        made = FakeQuantization(network, settings)
         made.observe(batches)
         found.append(made.ranges["backbone.conv1"])
     assert found == pytest.approx([max(largest), sum(shares) / 2])
@@ -355,8 +355,9 @@ def test_what_cannot_be_is_refused() -> None:
     with pytest.raises(TrainingError, match=r"No range is known for what goes into backbone\.conv1"):
         network(pictures(network))
     made.detach()
-    for wrong in ({"batches": 0}, {"percentile": 101.0}, {"percentile": 1.0}, {"method": "entropy"}):
+    refused: tuple[dict[str, Any], ...] = ({"batches": 0}, {"percentile": 101.0}, {"percentile": 1.0}, {"method": "entropy"})
+    for wrong in refused:
         with pytest.raises(ConfigError, match="were asked for"):
-            QuantizationSettings(**wrong)  # type: ignore[arg-type]
+            QuantizationSettings(**wrong)
     with pytest.raises(ConfigError, match="asked for in bf16"):
         TrainSettings(quantization=MINMAX, precision="bf16")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import enum
+import functools
 import json as json_module
 import re
 from collections.abc import Iterator
@@ -151,7 +152,7 @@ def calibrate(
         calibrator.notes += roles.notes
 
         def judge(part: Part | None, what: str) -> Judge | None:
-            show = lambda done, total: progress(what, done, total)  # noqa: E731 - one line of three words
+            show = functools.partial(progress, what)
             return stack.enter_context(opened(part, calibrator.source, calibrator.folder, threads=threads, progress=show))
 
         try:
