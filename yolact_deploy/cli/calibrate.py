@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from yolact_deploy.cli.common import ARTIFACTS, console, counted, demo_export, file_size, is_terminal, shapes_set
+from yolact_deploy.cli.common import ARTIFACTS, console, counted, demo_export, file_size, shapes_set, stage_bar
 from yolact_deploy.errors import ConfigError
 
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-    from yolact_deploy.calibration.options import CalibrationOptions, CalibrationResult, Progress
+    from yolact_deploy.calibration.options import CalibrationOptions, CalibrationResult
     from yolact_deploy.calibration.roles import Part, Roles
     from yolact_deploy.calibration.scoring import Judge
     from yolact_deploy.calibration.search import Plan
@@ -147,7 +147,7 @@ def calibrate(
         out.print(f"No model was named: taking the demo model {model}", soft_wrap=True, markup=False)
     report, search = _sets(annotations, val_images, search_annotations, search_images, out, demo=demo)
     roles = assign_roles(images, report, search, count=count, measured=measured, seed=seed, searching=max_drop is not None or sensitivity)
-    with _progress(quiet=quiet or json) as progress, contextlib.ExitStack() as stack:
+    with stage_bar(quiet=quiet or json) as progress, contextlib.ExitStack() as stack:
         calibrator = Calibrator(model, ARTIFACTS / "calibration", options, progress)
         calibrator.notes += roles.notes
 
@@ -199,26 +199,6 @@ def _sets(
     report = None if annotations is None else read_dataset(annotations, val_images)
     search = None if search_annotations is None else read_dataset(search_annotations, search_images)
     return report, search
-
-
-@contextlib.contextmanager
-def _progress(*, quiet: bool) -> Iterator[Progress]:
-    """A bar for what is being done now, on a terminal."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, console=console(stderr=True), disable=quiet or not is_terminal(), transient=True) as bar:
-        task = bar.add_task("reading", total=None)
-        current = ""
-
-        def show(what: str, done: int, total: int) -> None:
-            nonlocal current
-            if what != current:
-                bar.reset(task)
-                current = what
-            bar.update(task, description=what, completed=done, total=total or None)
-
-        yield show
 
 
 def _tell(out: Console, result: CalibrationResult, roles: Roles, options: CalibrationOptions) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,6 +30,7 @@ __all__ = [
     "is_terminal",
     "need_torch",
     "shapes_set",
+    "stage_bar",
 ]
 
 ARTIFACTS = Path("artifacts")
@@ -70,6 +73,27 @@ def is_terminal() -> bool:
     return sys.stderr.isatty()
 
 
+@contextlib.contextmanager
+def stage_bar(*, quiet: bool) -> Iterator[Callable[[str, int, int], None]]:
+    """A bar for what is being done now, on a terminal: called with what it is, how much of it is done, and of how much (0: not known)."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    hidden = quiet or not is_terminal()
+    with Progress(*columns, console=console(stderr=True), disable=hidden, transient=True, redirect_stdout=sys.stdout.isatty()) as bar:
+        task = bar.add_task("starting", total=None)
+        current = ""
+
+        def show(what: str, done: int, total: int) -> None:
+            nonlocal current
+            if what != current:
+                bar.reset(task)
+                current = what
+            bar.update(task, description=what, completed=done, total=total or None)
+
+        yield show
+
+
 def file_size(path: Path) -> str:
     """The file's size in words, MB of 10^6 bytes, kB of 10^3 below a tenth of that."""
     size = path.stat().st_size
@@ -93,8 +117,6 @@ def demo_weights() -> Path:
 
 def demo_export(out: Console, *, fp16: bool = False) -> Path:
     """The demo model's ONNX file in the artifacts' folder, exported where it is not there already, which takes torch."""
-    import contextlib
-
     from yolact_deploy.errors import ModelFileError
     from yolact_deploy.files import sha256_of
     from yolact_deploy.onnx_file import read_manifest

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import json as json_module
 import shlex
 import sys
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from yolact_deploy.cli.common import ARTIFACTS, console, counted, demo_export, demo_weights, is_terminal, need_torch, shapes_set
+from yolact_deploy.cli.common import ARTIFACTS, console, counted, demo_export, demo_weights, need_torch, shapes_set, stage_bar
 from yolact_deploy.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -20,7 +19,6 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from yolact_deploy.data.coco import CocoDataset
-    from yolact_deploy.evaluation.harness import Progress
     from yolact_deploy.evaluation.jobs import ModelSource
     from yolact_deploy.evaluation.records import ArtifactEvaluation, Evaluation
 
@@ -109,7 +107,7 @@ def evaluate(
     dataset = _dataset(annotations, images, out)
     folder = ARTIFACTS / "evaluation"
     options = EvaluationOptions(folder, workers, limit, like_original, skip_missing, fresh, force, max_drop, _command())
-    with _progress(quiet=quiet or json) as progress:
+    with stage_bar(quiet=quiet or json) as progress:
         try:
             evaluation = evaluate_all(dataset, sources, options, reference=first, progress=progress, say=_sayer(out))
         except KeyboardInterrupt:
@@ -186,27 +184,6 @@ def _command() -> str:
 
 def _sayer(out: Console) -> Callable[[str], None]:
     return lambda sentence: out.print(sentence, soft_wrap=True, markup=False)
-
-
-@contextlib.contextmanager
-def _progress(*, quiet: bool) -> Iterator[Progress]:
-    """A bar for what is being done now, on a terminal."""
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    hidden = quiet or not is_terminal()
-    with Progress(*columns, console=console(stderr=True), disable=hidden, transient=True, redirect_stdout=sys.stdout.isatty()) as bar:
-        task = bar.add_task("starting", total=None)
-        current = ""
-
-        def show(what: str, done: int, total: int) -> None:
-            nonlocal current
-            if what != current:
-                bar.reset(task)
-                current = what
-            bar.update(task, description=what, completed=done, total=total)
-
-        yield show
 
 
 def tell_evaluation(out: Console, evaluation: Evaluation, *, per_class: bool = False) -> None:
