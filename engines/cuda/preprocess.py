@@ -25,7 +25,7 @@ PictureFormat: TypeAlias = Literal["rgb", "bgr", "nv12-bt601", "nv12-bt709"]
 """How the pixels lie; NV12 is of limited range (luma 16 … 235)."""
 
 _FORMATS: tuple[PictureFormat, ...] = ("rgb", "bgr", "nv12-bt601", "nv12-bt709")  # in the order of PictureFormat in the kernels
-# The constants of the same names in the kernels.
+# The constants of the same names in kernels/blocks.cuh.
 _PREPROCESS_WIDTH, _PREPROCESS_HEIGHT = 32, 8
 _THREADS = _PREPROCESS_WIDTH * _PREPROCESS_HEIGHT
 _ALIGNMENT = 256  # of a picture in the staging memory, so that two never share a sector

@@ -9,7 +9,7 @@ from .workspace import HeadShapes
 
 __all__ = ["Launch", "kernel_names", "launches", "rescore"]
 
-# The constants of the same names in the kernels.
+# The constants of the same names in kernels/blocks.cuh.
 _SELECT_PRIORS = 32
 _ASSEMBLE_WIDTH, _ASSEMBLE_HEIGHT, _ASSEMBLE_DETECTIONS = 16, 8, 32
 _RESCORE_THREADS = 128

@@ -19,7 +19,7 @@ __all__ = ["MOST_PIXELS", "HeadShapes", "Workspace", "check_settings"]
 MOST_PIXELS = 2**31
 """A picture must have fewer."""
 
-_LARGEST_K = 1024  # of kernels/block.cuh
+_LARGEST_K = 1024  # of kernels/blocks.cuh, as the next
 _MOST_PROTOTYPES = 64
 _MOST_OUTLINE_BYTES = 40_000  # dynamic shared memory that every GPU has beside the static part
 _ENTRIES = 2**32

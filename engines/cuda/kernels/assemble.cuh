@@ -5,13 +5,10 @@
 // does not stand in the kernel that walks the outlines, though its result then goes through the cache.
 #pragma once
 
+#include "platform.cuh"
 #include "problem.cuh"
 
 namespace yolact {
-
-constexpr int ASSEMBLE_THREADS = 128;
-constexpr int ASSEMBLE_WIDTH = 16, ASSEMBLE_HEIGHT = 8;  // of a block's tile: 2 x 2 warps of 8 x 4 samples
-constexpr int ASSEMBLE_DETECTIONS = 32;                  // of a block
 
 // Grid: tiles x ceil(D / ASSEMBLE_DETECTIONS) x B; K is prototype_count rounded up.
 template <typename Sample, int K>

@@ -7,8 +7,6 @@
 
 namespace yolact {
 
-constexpr int BEST_THREADS = 1024;
-
 // The prototype samples j of one axis with min(a, b) * size - 1 <= j < max(a, b) * size + 1: first and end, both in 0 .. size.
 __device__ inline int2 kept_samples(float a, float b, int size) {
     const float scale = static_cast<float>(size);

@@ -5,8 +5,6 @@
 
 namespace yolact {
 
-constexpr int BITS_THREADS = 256;
-
 // 32 pixels of a row from `first` on, fewer at its end.
 __device__ inline u32 mask_word(const Mask &mask, int row, int first) {
     const Mix down = mix_of(mask.rows, row);

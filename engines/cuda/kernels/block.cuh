@@ -62,7 +62,6 @@ __device__ inline void sort_descending(u64 *keys, int size) {
     __syncthreads();
 }
 
-constexpr int LARGEST_K = 1024;  // what `Largest` can rank
 constexpr int CACHED_KEYS = 2048;
 constexpr int KEYS_AHEAD = 4;
 

@@ -2,11 +2,10 @@
 // the whole arena would be a hundred times too long, so the GPU writes to the host itself.
 #pragma once
 
+#include "platform.cuh"
 #include "problem.cuh"
 
 namespace yolact {
-
-constexpr int DELIVER_THREADS = 256;
 
 // Grid: any.
 __device__ inline void deliver_bytes(const Problem &p) {

@@ -5,29 +5,14 @@
 // come into shared memory; a warp has one word of each, its own 32 pixels', and goes in order through those that are not zero.
 #pragma once
 
+#include "pictures.cuh"
 #include "platform.cuh"
 
 namespace yolact {
 
-constexpr int DRAW_THREADS = 256;                // pixels of a block
 constexpr int DRAW_WORDS = DRAW_THREADS / WARP;  // of one mask
 constexpr int DRAW_DETECTIONS = 32;              // at a time: a thread loads one word
 static_assert(DRAW_WORDS * DRAW_DETECTIONS == DRAW_THREADS && DRAW_DETECTIONS == WARP, "a thread for each word, a lane for each detection");
-
-// yolact_deploy/engines/cuda/draw.py mirrors this layout.
-struct Drawing {
-    const u32 *masks;   // [D, mask_words] rows of ceil(width / 32) words, pixel x in bit x % 32 of word x / 32; best detection first
-    const u32 *count;   // [1] detections that there are, perhaps more than D
-    const int *labels;  // [D]
-    const u8 *colours;  // [colour_count, 3] RGB of each label; the table is repeated for larger ones
-    u8 *frame;          // [height, pitch] pixels of `channels` bytes: RGB or BGR, and alpha, which is left alone
-    u32 mask_words, pitch;
-    int width, height, detections, channels;
-    int swapped;        // the order is BGR
-    int colour_count;
-    float keep, alpha;  // shares of the frame and of the colour
-};
-static_assert(sizeof(Drawing) == 80, "as the host lays it out");
 
 struct DrawShared {
     u32 words[DRAW_WORDS][DRAW_DETECTIONS + 4];  // 4 more, so that what a warp writes lies in 32 different banks

@@ -5,6 +5,7 @@
 // of one side to the other side (postprocess/contours.py says why), so only cells with samples on both sides have to be looked into.
 #pragma once
 
+#include "platform.cuh"
 #include "problem.cuh"
 
 namespace yolact {

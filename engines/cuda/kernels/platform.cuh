@@ -4,24 +4,16 @@
 // compiler contracts into fused operations: so it equals float32 on the host.
 #pragma once
 
+#include "blocks.cuh"
+#include "types.cuh"
+
 #ifndef YOLACT_DYNAMIC_SHARED
 #define YOLACT_DYNAMIC_SHARED(name) extern __shared__ __align__(16) unsigned char name[]
 #endif
 
 namespace yolact {
 
-using u8 = unsigned char;
-using u16 = unsigned short;
-using u32 = unsigned int;
-using u64 = unsigned long long;
-
-constexpr int WARP = 32;
 constexpr u32 ALL_LANES = 0xffffffffu;
-
-// An IEEE half as it lies in memory.
-struct Half {
-    u16 bits;
-};
 
 __device__ inline float to_float(float value) { return value; }
 

@@ -12,33 +12,9 @@
 
 #include "half.cuh"
 #include "outline.cuh"  // positions and weights along an axis
+#include "pictures.cuh"
 
 namespace yolact {
-
-constexpr int PREPROCESS_WIDTH = 32, PREPROCESS_HEIGHT = 8;  // output pixels of a block
-constexpr int PREPROCESS_THREADS = PREPROCESS_WIDTH * PREPROCESS_HEIGHT;
-
-enum PictureFormat { FORMAT_RGB, FORMAT_BGR, FORMAT_NV12_BT601, FORMAT_NV12_BT709 };
-
-// Pointers need no alignment. yolact_deploy/engines/cuda/preprocess.py mirrors both structures.
-struct SourcePicture {
-    const u8 *data;    // [height, pitch] RGB or BGR pixels, or NV12's luma
-    const u8 *chroma;  // [ceil(height / 2), chroma_pitch] NV12's pairs of Cb and Cr
-    u32 pitch, chroma_pitch;  // bytes from a row to the next
-    int width, height;
-    int format;        // PictureFormat
-    int reserved;      // keeps the size a multiple of 8
-};
-static_assert(sizeof(SourcePicture) == 40, "as the host lays it out");
-
-struct Preprocess {
-    const SourcePicture *pictures;  // [B]
-    void *target;  // [B, 3, size, size] RGB, float or half; raw: u8 [B, size, size, 3]
-    int size;
-    int swapped;   // raw: the order is BGR
-    float mean[3], std[3];  // RGB, in 0 … 255; not of raw
-};
-static_assert(sizeof(Preprocess) == 48, "as the host lays it out");
 
 struct Rgb {
     float channel[3];

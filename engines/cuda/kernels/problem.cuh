@@ -4,7 +4,7 @@
 // G groups that NMS works on: C - 1 classes, or 1 for cross-class Fast NMS. yolact_deploy/engines/cuda/problem.py mirrors this layout.
 #pragma once
 
-#include "platform.cuh"
+#include "types.cuh"
 
 namespace yolact {
 

@@ -8,8 +8,6 @@
 
 namespace yolact {
 
-constexpr int RANK_THREADS = 256;
-
 // Grid: G x B.
 template <typename Score>
 __device__ inline void rank_candidates(const Problem &p) {

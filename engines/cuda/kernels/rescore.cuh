@@ -1,11 +1,10 @@
 // Mask rescoring of the plus variants (YOLACT++, section 4.3): the predicted IoU of a detection's own class times its score.
 #pragma once
 
+#include "platform.cuh"
 #include "problem.cuh"
 
 namespace yolact {
-
-constexpr int RESCORE_THREADS = 128;
 
 // Grid: ceil(D / RESCORE_THREADS) x B.
 __device__ inline void rescore_masks(const Problem &p) {

@@ -10,7 +10,6 @@
 
 namespace yolact {
 
-constexpr int RLE_THREADS = 256;
 constexpr int RLE_WINDOW = 1024;  // places in shared memory at once
 constexpr u32 NO_ROOM = 0xffffffffu;
 

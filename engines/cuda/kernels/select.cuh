@@ -9,10 +9,6 @@
 
 namespace yolact {
 
-constexpr int SELECT_THREADS = 256;
-constexpr int SELECT_LANES = 8;  // that share a prior
-constexpr int SELECT_PRIORS = SELECT_THREADS / SELECT_LANES;  // of a block
-
 // Grid: ceil(P / SELECT_PRIORS) x B.
 template <typename Score>
 __device__ inline void select_candidates(const Problem &p) {

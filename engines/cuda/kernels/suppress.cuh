@@ -9,8 +9,6 @@
 
 namespace yolact {
 
-constexpr int SUPPRESS_THREADS = 512;
-
 __device__ inline float4 load_box(const Problem &p, size_t place) {
     if (p.half_inputs & 1) {
         const Half *box = static_cast<const Half *>(p.boxes) + 4 * place;
