@@ -32,7 +32,8 @@ from yolact_deploy.engines.cuda import open_driver
 from yolact_deploy.engines.cuda.arrays import DeviceArray
 from yolact_deploy.engines.cuda.compiler import cached_kernels, compile_kernels
 from yolact_deploy.engines.cuda.driver import DeviceBuffer, Driver, Event, Module, Stream
-from yolact_deploy.engines.cuda.postprocessor import Heads, Postprocessor
+from yolact_deploy.engines.cuda.heads import Heads
+from yolact_deploy.engines.cuda.postprocessor import Postprocessor
 from yolact_deploy.engines.cuda.workspace import HeadShapes
 from yolact_deploy.errors import YolactDeployError
 from yolact_deploy.postprocess import PostprocessSettings

@@ -11,30 +11,49 @@ from numpy.typing import NDArray
 
 from yolact_deploy.classes import ClassList
 from yolact_deploy.detections import Detections
-from yolact_deploy.manifest import InputSpec
+from yolact_deploy.manifest import Manifest
 from yolact_deploy.pictures import Picture
 from yolact_deploy.postprocess import PostprocessSettings
 
 from .cuda.arrays import DeviceArray
 from .cuda.driver import Module, Stream
-from .cuda.postprocessor import Heads, Postprocessor
+from .cuda.heads import GivenDetections, Heads
+from .cuda.postprocessor import Postprocessor
 from .cuda.preprocess import DevicePicture, DevicePreprocessor, picture_size
-from .cuda.workspace import HeadShapes
+from .cuda.workspace import HeadShapes, detection_slots
 from .rescoring import DeviceMaskIou
 from .session import Context, Engine
 
-__all__ = ["DetectingContext"]
+__all__ = ["DetectingContext", "head_shapes"]
 
 _HEADS = ("boxes", "scores", "coefficients", "prototypes")
+_GIVEN = {
+    "nms": ("boxes", "scores", "labels", "coefficients", "prototypes"),
+    "masks": ("boxes", "scores", "labels", "masks", "mask_scores"),
+}
+
+
+def head_shapes(engine: Engine, manifest: Manifest) -> HeadShapes:
+    """What post-processing has to know of an engine's outputs.
+
+    Raises :class:`yolact_deploy.errors.ConfigError` for sizes that the kernels do not take.
+    """
+    shapes = {tensor.name: tensor.shape for tensor in engine.outputs}
+    if manifest.postprocess == "none":
+        priors, classes = shapes["scores"]
+    else:
+        (priors,), classes = shapes["detections_labels"], len(manifest.classes) + 1
+    prototypes, height, width = (0, *shapes["detections_masks"][1:]) if manifest.postprocess == "masks" else shapes["prototypes"]
+    return HeadShapes(priors, classes, prototypes, height, width, manifest.postprocess)
 
 
 class DetectingContext:
-    """Detections straight from an execution context whose engine gives head outputs; for one thread at a time.
+    """Detections straight from an execution context; for one thread at a time.
 
     Args:
         context: of the network, which has one input.
-        spec: what its input is.
-        settings: of the NMS.
+        manifest: what it says of its input, its classes and what is in its graph.
+        settings: of the NMS, where that is not in the graph.
         module: the compiled kernels.
         mask_iou: the engine of the mask-IoU net, for variants with mask rescoring.
 
@@ -43,16 +62,16 @@ class DetectingContext:
     """
 
     def __init__(
-        self, context: Context, spec: InputSpec, settings: PostprocessSettings, module: Module, mask_iou: Engine | None = None
+        self, context: Context, manifest: Manifest, settings: PostprocessSettings, module: Module, mask_iou: Engine | None = None
     ) -> None:
         self.context, self.settings = context, settings
         engine = context.engine
-        shapes = {tensor.name: tensor.shape for tensor in engine.outputs}
+        self._shapes = shapes = head_shapes(engine, manifest)
         self._release = contextlib.ExitStack()
         try:
             net = None
-            if mask_iou is not None:
-                slots = settings.top_k if settings.nms == "cross-class" else settings.max_detections
+            if mask_iou is not None and shapes.graph != "masks":
+                slots = detection_slots(shapes, settings)
                 own = self._release.enter_context(Context(mask_iou, graphs=False))
                 net = self._release.enter_context(contextlib.closing(DeviceMaskIou(own, slots * engine.batch.maximum)))
                 with engine.driver.active():
@@ -60,19 +79,20 @@ class DetectingContext:
                 context.graphs = context.graphs and capturable
             self._post = self._release.enter_context(
                 Postprocessor(
-                    HeadShapes(*shapes["scores"], *shapes["prototypes"]),
+                    shapes,
                     batch=engine.batch.maximum,
                     settings=settings,
                     driver=engine.driver,
                     mask_iou=net,
                     module=module,
+                    input_size=manifest.input.size,
                 )
             )
-            self._prepare = self._release.enter_context(DevicePreprocessor(engine.driver, module, spec, engine.batch.maximum))
+            self._prepare = self._release.enter_context(DevicePreprocessor(engine.driver, module, manifest.input, engine.batch.maximum))
         except BaseException:
             self._release.close()
             raise
-        self._heads: Heads | None = None
+        self._heads: Heads | GivenDetections | None = None
 
     @property
     def device_bytes(self) -> int:
@@ -114,13 +134,18 @@ class DetectingContext:
         assert self._heads is not None
         self._post.enqueue(self._heads, stream)
 
-    def _outputs(self, batch: int) -> Heads:
+    def _outputs(self, batch: int) -> Heads | GivenDetections:
         engine, tensors = self.context.engine, {tensor.name: tensor for tensor in self.context.engine.outputs}
-        index, arrays = engine.driver.info.index, []
-        for name in _HEADS:
-            buffer = self.context.buffers[name]
-            arrays.append(DeviceArray(buffer.pointer, (batch, *tensors[name].shape), np.dtype(tensors[name].dtype), index, buffer))
-        return Heads(*arrays)
+
+        def output(name: str) -> DeviceArray:
+            buffer, tensor = self.context.buffers[name], tensors[name]
+            return DeviceArray(buffer.pointer, (batch, *tensor.shape), np.dtype(tensor.dtype), engine.driver.info.index, buffer)
+
+        if self._shapes.graph == "none":
+            return Heads(*map(output, _HEADS))
+        names = {name: name if name == "prototypes" else f"detections_{name}" for name in _GIVEN[self._shapes.graph]}
+        given = {name: output(tensor) for name, tensor in names.items() if tensor in tensors}
+        return GivenDetections(self._shapes.classes, **given)
 
     def close(self) -> None:
         """Give back what post-processing holds; the context stays."""

@@ -13,7 +13,8 @@ from .draw import DeviceMasks
 from .driver import Stream
 
 if TYPE_CHECKING:
-    from .postprocessor import Heads, Postprocessor
+    from .heads import Heads
+    from .postprocessor import Postprocessor
 
 __all__ = ["Found"]
 

@@ -1,10 +1,10 @@
-"""Fast NMS and masks on the GPU: head outputs in device memory to detections, without the host in between."""
+"""NMS and masks on the GPU: head outputs in device memory to detections, without the host in between."""
 
 from __future__ import annotations
 
 import contextlib
 import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -13,22 +13,22 @@ from numpy.typing import NDArray
 from yolact_deploy.assembly import assembled
 from yolact_deploy.classes import ClassList
 from yolact_deploy.detections import Detections
-from yolact_deploy.errors import ConfigError, DeviceError
+from yolact_deploy.errors import ConfigError, DeviceError, ModelFileError
 from yolact_deploy.postprocess import PostprocessSettings, Selection, rles_from_probabilities
 
-from .arrays import DeviceArray, DeviceView, device_array
+from .arrays import DeviceView, device_array
 from .compiler import cached_kernels
 from .draw import DeviceMasks
 from .driver import Driver, Module, Stream
 from .found import Found
+from .heads import GivenDetections, Heads
 from .problem import NO_ROOM, Problem
 from .stages import Launch, kernel_names, launches, rescore
 from .workspace import MOST_PIXELS, HeadShapes, Workspace
 
-__all__ = ["Heads", "MaskIouNet", "Postprocessor"]
+__all__ = ["MaskIouNet", "Postprocessor"]
 
 _DEFAULT_STREAM = 1  # CU_STREAM_LEGACY
-_FLOATS = (np.dtype(np.float32), np.dtype(np.float16))
 _TABLES = {
     "found_boxes": np.dtype(np.float32),
     **dict.fromkeys(("found_scores", "mask_scores"), np.dtype(np.float32)),
@@ -46,40 +46,6 @@ class MaskIouNet(Protocol):
         """Queue it on `count` masks, float32 [count, 1, h, w] from `masks` on; returns where float32 [count, C - 1] will be."""
 
 
-class Heads:
-    """Head outputs on the device: `boxes` [B, P, 4], `scores` [B, P, C], `coefficients` [B, P, K], `prototypes` [B, K, h, w].
-
-    Each is float32 or float16. Raises :class:`ConfigError` for shapes or dtypes that do not belong together.
-    """
-
-    def __init__(self, boxes: DeviceArray, scores: DeviceArray, coefficients: DeviceArray, prototypes: DeviceArray) -> None:
-        self.boxes, self.scores, self.coefficients, self.prototypes = boxes, scores, coefficients, prototypes
-        named = {"boxes": boxes, "scores": scores, "coefficients": coefficients, "prototypes": prototypes}
-        for name, array in named.items():
-            if array.dtype not in _FLOATS:
-                raise ConfigError(f"{name} is {array.dtype}, float32 or float16 was wanted.", "Convert it on the device.")
-        found = [array.shape for array in named.values()]
-        if [len(shape) for shape in found] != [3, 3, 3, 4]:
-            raise ConfigError(f"The head outputs have the shapes {_told(found)}; [B, P, 4], [B, P, C], [B, P, K], [B, K, h, w] are wanted.")
-        for name, array in named.items():
-            if not array.pointer or array.pointer % array.dtype.itemsize:
-                found_at = f"{name} begins at {array.pointer:#x}"
-                raise ConfigError(f"{found_at}, a multiple of {array.dtype.itemsize} was wanted.", "Make a contiguous copy of it.")
-        batch, priors, corners = boxes.shape
-        if not batch:
-            raise ConfigError("The head outputs are of no picture, a batch of at least 1 was wanted.", "Leave the call out.")
-        prototype_count, height, width = prototypes.shape[1:]
-        wanted = [(batch, priors, 4), (batch, priors, scores.shape[2]), (batch, priors, prototype_count), (batch, *prototypes.shape[1:])]
-        if found != wanted or corners != 4:
-            raise ConfigError(f"The head outputs have the shapes {_told(found)}, which do not fit; {_told(wanted)} would.")
-        self.batch = batch
-        self.shapes = HeadShapes(priors, scores.shape[2], prototype_count, height, width)
-
-
-def _told(shapes: Sequence[tuple[int, ...]]) -> str:
-    return ", ".join(str(list(shape)) for shape in shapes)
-
-
 def _checked_sizes(sizes: Sequence[tuple[int, int]], batch: int) -> list[tuple[int, int]]:
     if len(sizes) != batch:
         raise ConfigError(f"{len(sizes)} sizes were given for {batch} pictures.", "Give one (width, height) for each picture.")
@@ -93,20 +59,21 @@ def _checked_sizes(sizes: Sequence[tuple[int, int]], batch: int) -> list[tuple[i
 
 
 class Postprocessor:
-    """Fast NMS or cross-class Fast NMS, mask assembly and COCO RLE for batches of up to `batch` pictures on one GPU.
+    """NMS of any kind, mask assembly and COCO RLE for batches of up to `batch` pictures on one GPU.
 
     All memory is taken here, once. A call queues its work on one stream and returns; its results stay until the next call, so use one
     object for each stream that works at the same time, and one thread at a time.
 
     Args:
-        shapes: of the head outputs.
+        shapes: of the head outputs, or of the detections of a graph with NMS inside, which :meth:`enqueue` takes.
         batch: the most pictures at once.
-        settings: None for the defaults; ``traditional`` NMS is the CPU's alone.
+        settings: None for the defaults; those of a graph with NMS inside are in the graph.
         driver: the GPU; None opens number `device`.
         rle_bytes: room for the compressed masks of one picture. Masks that find none are encoded on the host, more slowly.
         bits: (width, height) of the largest picture whose masks are wanted as bits; takes D * height * ceil(width / 32) words a picture.
         mask_iou: rescores the masks (YOLACT++).
         module: the compiled kernels; None compiles them with NVRTC or takes them from the cache.
+        input_size: of the network in pixels, in which traditional NMS measures boxes.
 
     Attributes:
         device_bytes: GPU memory that it holds.
@@ -127,6 +94,7 @@ class Postprocessor:
         bits: tuple[int, int] | None = None,
         mask_iou: MaskIouNet | None = None,
         module: Module | None = None,
+        input_size: int = 550,
     ) -> None:
         if driver is None:
             from .cuda_core import open_driver
@@ -139,10 +107,19 @@ class Postprocessor:
         self.runs = 0
         self._release = contextlib.ExitStack()
         try:
-            self.workspace = Workspace(driver, shapes, batch, self.settings, rle_bytes=rle_bytes, bits=bits, rescoring=mask_iou is not None)
+            self.workspace = Workspace(
+                driver,
+                shapes,
+                batch,
+                self.settings,
+                rle_bytes=rle_bytes,
+                bits=bits,
+                rescoring=mask_iou is not None,
+                input_size=input_size,
+            )
             self._release.callback(self.workspace.close)
             self._module = module or self._release.enter_context(driver.load_module(cached_kernels(driver.info.compute_capability)))
-            self._kernels = {name: self._module.kernel(name) for name in kernel_names(shapes)}
+            self._kernels = {name: self._module.kernel(name) for name in kernel_names(shapes, self.settings.nms)}
             self._done = self._release.enter_context(driver.create_event())
         except BaseException:
             self._release.close()
@@ -215,7 +192,13 @@ class Postprocessor:
         self._done.record(stream)
 
     def enqueue(
-        self, heads: Heads, stream: Stream, *, rle: bool = True, bits: bool = False, mark: Callable[[str], None] | None = None
+        self,
+        heads: Heads | GivenDetections,
+        stream: Stream,
+        *,
+        rle: bool = True,
+        bits: bool = False,
+        mark: Callable[[str], None] | None = None,
     ) -> None:
         """Queue all stages, buffers to buffers; may be captured into a graph. Sizes are read from :meth:`set_pictures` when it runs.
 
@@ -227,11 +210,8 @@ class Postprocessor:
         self.driver.copy_to_device(problem.pictures, workspace.pictures[: heads.batch], stream)
         self.driver.clear(*workspace.counters, stream)
         tell("sizes")
-        half = [array.dtype == _FLOATS[1] for array in (heads.scores, heads.prototypes)]
         argument = bytes(problem)
-        for launch in launches(
-            self.shapes, heads.batch, problem.groups, workspace.slots, half_scores=half[0], half_prototypes=half[1], rle=rle, bits=bits
-        ):
+        for launch in self._launches(heads, rle=rle, bits=bits):
             self._launch(launch, argument, stream)
             tell(launch.stage)
             if launch.stage == "assemble" and self._mask_iou is not None:
@@ -242,7 +222,12 @@ class Postprocessor:
         self.driver.copy_to_host(*workspace.staged_results, stream)
         tell("results")
 
-    def _check(self, heads: Heads, sizes: Sequence[tuple[int, int]], *, bits: bool) -> None:
+    def _launches(self, heads: Heads | GivenDetections, *, rle: bool, bits: bool) -> Iterator[Launch]:
+        half = {"half_scores": heads.half_scores, "half_prototypes": heads.half_prototypes}
+        groups, slots = self.workspace.problem.groups, self.workspace.slots
+        return launches(self.shapes, heads.batch, groups, slots, nms=self.settings.nms, **half, rle=rle, bits=bits)
+
+    def _check(self, heads: Heads | GivenDetections, sizes: Sequence[tuple[int, int]], *, bits: bool) -> None:
         if heads.shapes != self.shapes or heads.batch > self.batch:
             raise ConfigError(
                 f"A batch of {heads.batch} of {heads.shapes} was given, at most {self.batch} of {self.shapes} was wanted.",
@@ -255,13 +240,11 @@ class Postprocessor:
                 found = f"The bits of a picture of {width} x {height} pixels are {words} words"
                 raise ConfigError(f"{found}, there is room for {room}.", "Make a Postprocessor with larger bits.")
 
-    def _problem(self, heads: Heads, *, bits: bool) -> Problem:
+    def _problem(self, heads: Heads | GivenDetections, *, bits: bool) -> Problem:
         self._check(heads, self.workspace.pictures[: heads.batch].tolist(), bits=bits)
         problem = Problem.from_buffer_copy(self.workspace.problem)
         problem.batch = heads.batch
-        problem.boxes, problem.scores = heads.boxes.pointer, heads.scores.pointer
-        problem.coefficients, problem.prototypes = heads.coefficients.pointer, heads.prototypes.pointer
-        problem.half_inputs = (heads.boxes.dtype == _FLOATS[1]) | (heads.coefficients.dtype == _FLOATS[1]) << 1
+        heads.fill_in(problem)
         return problem
 
     def _launch(self, launch: Launch, argument: bytes, stream: Stream) -> None:
@@ -269,12 +252,20 @@ class Postprocessor:
         self.driver.launch(kernel, launch.grid, launch.threads, argument, stream, shared=launch.shared)
 
     def detections(self, batch: int, classes: ClassList) -> list[Detections]:
-        """What the last run, which must be over and have made RLE, found in its first `batch` pictures."""
+        """What the last run, which must be over and have made RLE, found in its first `batch` pictures.
+
+        Raises :class:`ModelFileError` where a graph with NMS inside gave a label that `classes` does not name.
+        """
         return [self._detections(picture, classes) for picture in range(batch)]
 
     def _detections(self, picture: int, classes: ClassList) -> Detections:
         count = int(self.workspace.result("counts")[picture])
         table = {name: self.workspace.result(name)[picture][:count].copy() for name in _TABLES}
+        if self.shapes.graph != "none" and count and table["labels"].max() >= len(classes):
+            raise ModelFileError(
+                f"The graph finds the label {table['labels'].max()}, its manifest names {len(classes)} classes.",
+                "Export the checkpoint again.",
+            )
         width, height = (int(side) for side in self.workspace.pictures[picture])
         chosen = Selection(table["priors"].astype(np.int64), table["labels"].astype(np.int64), table["found_scores"], table["found_boxes"])
         counts = [

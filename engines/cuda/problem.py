@@ -14,7 +14,8 @@ POINTERS = (
     *("candidate_counts", "survivor_counts", "arena_used", "candidates", "best_keys", "ranked", "ranked_counts", "survivors"),
     *("chosen_coefficients", "crops", "probabilities"),
     *("counts", "found_boxes", "found_scores", "mask_scores", "labels", "priors", "rle_starts", "rle_lengths"),
-    *("arena", "delivered", "mask_iou", "bits"),
+    *("arena", "delivered", "mask_iou", "bits", "removed"),
+    *("given_scores", "given_labels", "given_masks", "given_mask_scores"),
 )
 _NUMBERS = ("batch", "prior_count", "classes", "groups", "prototype_count", "height", "width", "top_k", "max_detections")
 
@@ -31,5 +32,5 @@ class Problem(ctypes.Structure):
         ("fill", ctypes.c_int32),
         ("arena_size", ctypes.c_uint32),
         ("bits_stride", ctypes.c_uint32),
-        ("reserved", ctypes.c_int32),
+        ("input_size", ctypes.c_int32),
     )

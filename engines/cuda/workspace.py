@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,10 @@ from yolact_deploy.postprocess import PostprocessSettings
 from .driver import DeviceBuffer, Driver, PinnedArray
 from .problem import Problem
 
-__all__ = ["MOST_PIXELS", "HeadShapes", "Workspace", "check_settings"]
+__all__ = ["MOST_PIXELS", "GraphKind", "HeadShapes", "Workspace", "check_settings", "detection_slots"]
+
+GraphKind = Literal["none", "nms", "masks"]
+"""What a network's graph does of the post-processing itself: ``Manifest.postprocess``."""
 
 MOST_PIXELS = 2**31
 """A picture must have fewer."""
@@ -25,6 +29,8 @@ _MOST_OUTLINE_BYTES = 40_000  # dynamic shared memory that every GPU has beside 
 _ENTRIES = 2**32
 _MOST_PRIORS = 2**31
 _MOST_PICTURES = 65_535  # blocks of a grid in y
+_MOST_GIVEN = 65_535  # likewise
+_WARP = 32
 
 
 @dataclass(frozen=True)
@@ -32,10 +38,11 @@ class HeadShapes:
     """The sizes of a network's head outputs, the batch left out.
 
     Attributes:
-        priors: P, at least 1.
+        priors: P, at least 1; of a graph with NMS inside, how many detections of a picture it gives, pads included.
         classes: C with background, at least 2.
-        prototypes: K, 1 … 64.
-        height, width: h and w of the prototypes.
+        prototypes: K, 1 … 64; 0 of a graph that assembles masks.
+        height, width: h and w of the prototypes, or of the graph's masks.
+        graph: what is in the graph: nothing after the heads, NMS, or NMS and mask assembly.
 
     Raises :class:`ConfigError` for sizes that the kernels do not take.
     """
@@ -45,15 +52,18 @@ class HeadShapes:
     prototypes: int
     height: int
     width: int
+    graph: GraphKind = "none"
 
     def __post_init__(self) -> None:
-        lower = {"priors": 1, "classes": 2, "prototypes": 1, "height": 1, "width": 1}
+        lower = {"priors": 1, "classes": 2, "prototypes": int(self.graph != "masks"), "height": 1, "width": 1}
         for name, least in lower.items():
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} is {getattr(self, name)}, at least {least} was wanted.", "Give the shapes of the head outputs.")
         mend = "Use the CPU's post-processing: postprocess='cpu'."
         if self.priors >= _MOST_PRIORS:
             raise ConfigError(f"{self.priors} priors were given, fewer than 2^31 were wanted.", mend)
+        if self.graph != "none" and self.priors > _MOST_GIVEN:
+            raise ConfigError(f"The graph gives {self.priors} detections, at most {_MOST_GIVEN} were wanted.", mend)
         if self.prototypes > _MOST_PROTOTYPES:
             raise ConfigError(f"{self.prototypes} prototypes were given, the GPU's mask assembly takes {_MOST_PROTOTYPES}.", mend)
         if self.priors * (self.classes - 1) >= _ENTRIES:
@@ -70,11 +80,16 @@ class HeadShapes:
 
 def check_settings(settings: PostprocessSettings) -> None:
     """Raise :class:`ConfigError` for settings that only the CPU's post-processing follows."""
-    if settings.nms == "traditional":
-        raise ConfigError("Traditional NMS runs on the CPU only.", "Use postprocess='cpu', or nms='fast'.")
-    for name in ("top_k", "max_detections"):
+    for name in ("max_detections",) if settings.nms == "traditional" else ("top_k", "max_detections"):
         if getattr(settings, name) > _LARGEST_K:
             raise ConfigError(f"{name} is {getattr(settings, name)}, the GPU ranks at most {_LARGEST_K}.", "Use postprocess='cpu'.")
+
+
+def detection_slots(shapes: HeadShapes, settings: PostprocessSettings) -> int:
+    """D: how many detections a picture can have."""
+    if shapes.graph != "none":
+        return shapes.priors
+    return settings.top_k if settings.nms == "cross-class" else settings.max_detections
 
 
 class Workspace:
@@ -85,6 +100,7 @@ class Workspace:
         slots: D, detections that a picture can have.
         device_bytes, pinned_bytes: what it holds.
 
+    `input_size`, pixels of the network's input, is what traditional NMS measures boxes in; a graph with NMS inside needs no `settings`.
     `rle_bytes` of compressed masks are kept for each picture; `bits` is the largest picture (width, height) whose masks can be packed
     into bits, None for no such buffer.
     """
@@ -99,22 +115,28 @@ class Workspace:
         rle_bytes: int,
         bits: tuple[int, int] | None = None,
         rescoring: bool = False,
+        input_size: int = 550,
     ) -> None:
-        check_settings(settings)
+        inside = shapes.graph != "none"
+        if not inside:
+            check_settings(settings)
         if not 1 <= batch <= _MOST_PICTURES or rle_bytes < 1:
             asked = f"A batch of {batch} with {rle_bytes} bytes of RLE was asked for"
             raise ConfigError(f"{asked}, 1 … {_MOST_PICTURES} pictures with at least 1 byte are wanted.", "Give numbers in these ranges.")
+        if input_size < 1:
+            raise ConfigError(f"An input of {input_size} pixels was named, at least 1 was wanted.", "Give the network's input_size.")
         if bits is not None and min(bits) < 1:
             raise ConfigError(f"Room for bits of {bits[0]} x {bits[1]} pixels was asked for, at least 1 x 1 is wanted.", "Give a size.")
         self.shapes, self.batch, self.settings = shapes, batch, settings
-        cross = settings.nms == "cross-class"
-        groups = 1 if cross else shapes.classes - 1
-        self.slots = settings.top_k if cross else settings.max_detections
+        self.slots = detection_slots(shapes, settings)
+        traditional = settings.nms == "traditional"
+        groups = 0 if inside else 1 if settings.nms == "cross-class" else shapes.classes - 1
+        top_k = settings.max_detections if traditional else settings.top_k
         arena = -(-rle_bytes * batch // 16) * 16
         if arena >= 2**32:
             raise ConfigError(f"{rle_bytes} bytes of RLE for each of {batch} pictures are 2^32 or more.", "Give a smaller rle_bytes.")
         stride = -(-bits[0] // 32) * bits[1] if bits else 0
-        ranked = batch * groups * settings.top_k
+        lists = batch * groups
         found = batch * self.slots
         samples = shapes.height * shapes.width
         layout: dict[str, int] = {
@@ -122,10 +144,11 @@ class Workspace:
             "candidate_counts": 4 * batch,
             "survivor_counts": 4 * batch,
             "candidates": 4 * batch * shapes.priors,
-            "best_keys": 8 * batch * shapes.priors,
-            "ranked": 8 * ranked,
-            "ranked_counts": 4 * batch * groups,
-            "survivors": 8 * ranked,
+            "best_keys": 0 if inside else 8 * batch * shapes.priors,
+            "ranked": 0 if traditional else 8 * lists * top_k,
+            "ranked_counts": 0 if traditional else 4 * lists,
+            "survivors": 8 * lists * top_k,
+            "removed": 4 * lists * -(-shapes.priors // _WARP) if traditional else 0,
             "chosen_coefficients": 4 * found * shapes.prototypes,
             "crops": 16 * found,
             "probabilities": 4 * found * samples,
@@ -164,13 +187,14 @@ class Workspace:
             prototype_count=shapes.prototypes,
             height=shapes.height,
             width=shapes.width,
-            top_k=settings.top_k,
+            top_k=top_k,
             max_detections=self.slots,
             score_threshold=settings.score_threshold,
             iou_threshold=settings.iou_threshold,
             fill=int(rescoring),
             arena_size=arena,
             bits_stride=stride,
+            input_size=input_size,
         )
 
     @property

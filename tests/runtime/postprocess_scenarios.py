@@ -53,18 +53,13 @@ def detections_are_made_where_it_is_told(onnx: dict[str, str], folder: str) -> N
 
 
 def what_only_the_host_does(onnx: dict[str, str], folder: str) -> None:
-    picture = sample_picture(200, 160)
-    inside = write_engine(Path(onnx["nms"]), new_folder(folder, "nms inside"))
-    plain = write_engine(Path(onnx["none"]), new_folder(folder, "plain heads"))
-    traditional = PostprocessSettings(nms="traditional", max_detections=20)
-    many = PostprocessSettings(top_k=2000)
+    picture, engine = sample_picture(200, 160), write_engine(Path(onnx["none"]), new_folder(folder, "too much"))
     launched = calls(LAUNCH)
-    for engine, graph, settings, reason in (
-        (inside, "nms", None, "the engine has its NMS inside"),
-        (plain, "none", traditional, "Traditional NMS runs on the CPU only"),
-        (plain, "none", many, "top_k is 2000, the GPU ranks at most 1024"),
+    for settings, reason in (
+        (PostprocessSettings(top_k=2000), "top_k is 2000, the GPU ranks at most 1024"),
+        (PostprocessSettings(nms="traditional", max_detections=2000), "max_detections is 2000, the GPU ranks at most 1024"),
     ):
-        wanted = load(onnx[graph], providers=["cpu"], threads=1, settings=settings).predict(picture, channels="rgb")
+        wanted = load(onnx["none"], providers=["cpu"], threads=1, settings=settings).predict(picture, channels="rgb")
         with load(engine, settings=settings) as detector:
             assert_same(detector.predict(picture, channels="rgb"), wanted)
             assert reason in detector.backend.host_reason([(200, 160)], detector.settings)
@@ -73,8 +68,48 @@ def what_only_the_host_does(onnx: dict[str, str], folder: str) -> None:
             detector.predict(picture, channels="rgb")
         assert_clean()
     assert calls(LAUNCH) == launched
-    with load(plain) as detector:
+    with load(engine) as detector:
         assert "2^31 pixels" in detector.backend.host_reason([(5, 5), (1 << 16, 1 << 15)], detector.settings)
+
+
+def all_that_was_the_hosts_is_done_on_the_gpu(onnx: dict[str, str], folder: str) -> None:
+    """Traditional NMS, which measures boxes in the network's 256 pixels, and graphs with NMS and with masks inside."""
+    many = pictures(2)
+    for kind, settings in (
+        ("none", PostprocessSettings(nms="traditional", max_detections=20, top_k=2000)),
+        ("dynamic", PostprocessSettings(nms="traditional", iou_threshold=0.2)),
+        ("nms", None),
+        ("masks", None),
+        ("fp16 nms", None),
+        ("fixed 3", None),
+    ):
+        model = load(onnx[kind], providers=["cpu"], threads=1, settings=settings)
+        batch = BatchRange(1, 2, 4) if kind == "dynamic" else None
+        engine = write_engine(Path(onnx[kind]), new_folder(folder, f"{kind} on the GPU"), batch)
+        launched = calls(LAUNCH)
+        with load(engine, settings=settings, postprocess="gpu") as detector:
+            for _ in range(3):
+                for found, wanted in zip(detector.predict(many, channels="rgb"), model.predict(many, channels="rgb"), strict=True):
+                    assert_same(found, wanted)
+            assert detector.backend.host_reason([(200, 160)], detector.settings) == ""
+        assert calls(LAUNCH) > launched
+        assert_clean()
+
+
+def masks_are_rescored_behind_nms_in_the_graph(onnx: dict[str, str], folder: str) -> None:
+    """By the mask-IoU engine, or in the graph where that assembles the masks."""
+    picture = sample_picture(320, 240, seed=1)
+    for kind in ("plus nms", "plus masks"):
+        wanted = reference(onnx[kind]).predict(picture, channels="rgb")
+        assert len(wanted) > 10
+        assert not np.array_equal(wanted.mask_scores, wanted.scores)
+        with load(write_engine(Path(onnx[kind]), new_folder(folder, f"{kind} rescored")), postprocess="gpu") as detector:
+            for _ in range(3):
+                found = detector.predict(picture, channels="rgb")
+                np.testing.assert_array_equal(found.scores, wanted.scores)
+                np.testing.assert_allclose(found.mask_scores, wanted.mask_scores, rtol=0, atol=1e-6)
+                assert found.counts == wanted.counts
+        assert_clean()
 
 
 def without_kernels_the_host_goes_on(onnx: dict[str, str], folder: str) -> None:

@@ -40,6 +40,8 @@ SCENARIOS: list[tuple[str, dict[str, Any], list[str]]] = [
         [
             "detections_are_made_where_it_is_told",
             "what_only_the_host_does",
+            "all_that_was_the_hosts_is_done_on_the_gpu",
+            "masks_are_rescored_behind_nms_in_the_graph",
             "without_kernels_the_host_goes_on",
             "cross_class_nms_and_changing_settings",
             "prepared_pictures_give_the_same",
@@ -84,6 +86,9 @@ def onnx(artifacts: Artifacts) -> dict[str, str]:
         "dynamic": artifacts.onnx(batch="dynamic"),
         "fixed 3": artifacts.onnx(postprocess="nms", batch=3, opset=18, layout="raw"),
         "plus": artifacts.onnx(artifacts.plus),
+        "plus nms": artifacts.onnx(artifacts.plus, postprocess="nms", batch=1),
+        "plus masks": artifacts.onnx(artifacts.plus, postprocess="masks", batch=1),
+        "fp16 nms": artifacts.onnx(postprocess="nms", batch=1, fp16=True, fp16_io=True),
     }
     return {kind: str(path) for kind, path in found.items()}
 

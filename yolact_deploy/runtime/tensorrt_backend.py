@@ -14,8 +14,8 @@ from yolact_deploy.detections import Detections
 from yolact_deploy.engines.cuda.compiler import cached_kernels
 from yolact_deploy.engines.cuda.driver import Module
 from yolact_deploy.engines.cuda.preprocess import DevicePicture, picture_size
-from yolact_deploy.engines.cuda.workspace import MOST_PIXELS, HeadShapes, check_settings
-from yolact_deploy.engines.detecting import DetectingContext
+from yolact_deploy.engines.cuda.workspace import MOST_PIXELS, check_settings
+from yolact_deploy.engines.detecting import DetectingContext, head_shapes
 from yolact_deploy.engines.loading import load_engine
 from yolact_deploy.engines.session import Context
 from yolact_deploy.errors import ConfigError, DeviceError, MissingDependencyError, ModelFileError, YolactDeployError
@@ -36,9 +36,8 @@ class TensorRTBackend(Backend):
     CUDA graphs where the batch stays the same; `stream` is a stream of the caller's to run on (torch's, CuPy's, or a ``CUstream`` as an
     integer). `trust` loads an engine without a sidecar. The arguments and errors are :func:`yolact_deploy.engines.loading.load_engine`'s.
 
-    `postprocess` says where pictures are prepared and NMS and masks made. With ``auto`` that is the GPU, but for what only the CPU does
-    (traditional NMS, engines with NMS inside) and where NVRTC is missing; :meth:`host_reason` tells. With ``gpu`` these are a
-    :class:`ConfigError`.
+    `postprocess` says where pictures are prepared and NMS and masks made. With ``auto`` that is the GPU, but for what is too large for the
+    kernels and where NVRTC is missing; :meth:`host_reason` tells. With ``gpu`` these are a :class:`ConfigError`.
     """
 
     name = "tensorrt"
@@ -88,21 +87,16 @@ class TensorRTBackend(Backend):
         """Why the detections of such pictures are made on the CPU; empty where they are made on the GPU."""
         if self._postprocess == "cpu":
             return "postprocess='cpu' was asked for"
-        if self.manifest.postprocess != "none":
-            return f"the engine has its NMS inside (--postprocess {self.manifest.postprocess})"
         if any(width * height >= MOST_PIXELS for width, height in sizes):
             return "a picture has 2^31 pixels or more"
         try:
-            check_settings(settings)
-            self._head_shapes()
+            if self.manifest.postprocess == "none":
+                check_settings(settings)
+            head_shapes(self.engine.session.engine, self.manifest)
         except ConfigError as error:
             return error.message.rstrip(".")
         with self._lock:
             return "" if self._module is not None or self._image is not None else self._compile()
-
-    def _head_shapes(self) -> HeadShapes:
-        shapes = {tensor.name: tensor.shape for tensor in self.engine.session.engine.outputs}
-        return HeadShapes(*shapes["scores"], *shapes["prototypes"])
 
     def detect(self, images: NDArray[Any], sizes: Sequence[tuple[int, int]], settings: PostprocessSettings) -> list[Detections] | None:
         """See :meth:`Backend.detect`."""
@@ -153,7 +147,7 @@ class TensorRTBackend(Backend):
         if known is not None:
             known.close()
         net = self.engine.mask_iou.engine if self.engine.mask_iou is not None else None
-        made = DetectingContext(context, self.manifest.input, settings, module, net)
+        made = DetectingContext(context, self.manifest, settings, module, net)
         context.at_close(made.close)
         with self._lock:
             self._detecting[context] = made

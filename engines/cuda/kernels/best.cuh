@@ -17,6 +17,11 @@ __device__ inline int2 kept_samples(float a, float b, int size) {
     return make_int2(static_cast<int>(fminf(fmaxf(low, 0.0f), scale)), static_cast<int>(fminf(fmaxf(high, 0.0f), scale)));
 }
 
+__device__ inline float coefficient_at(const Problem &p, size_t place) {
+    if (p.half_inputs & 2) return to_float(static_cast<const Half *>(p.coefficients)[place]);
+    return static_cast<const float *>(p.coefficients)[place];
+}
+
 // Grid: B.
 __device__ inline void choose_best(const Problem &p) {
     __shared__ Largest shared;
@@ -46,9 +51,7 @@ __device__ inline void choose_best(const Problem &p) {
     for (int place = threadIdx.x; place < count * p.prototype_count; place += BEST_THREADS) {
         const u32 prior = entry_of(shared.sorted[place / p.prototype_count]) / foreground;
         const size_t source = (static_cast<size_t>(picture) * p.prior_count + prior) * p.prototype_count + place % p.prototype_count;
-        p.chosen_coefficients[slots * p.prototype_count + place] = p.half_inputs & 2
-                                                                       ? to_float(static_cast<const Half *>(p.coefficients)[source])
-                                                                       : static_cast<const float *>(p.coefficients)[source];
+        p.chosen_coefficients[slots * p.prototype_count + place] = coefficient_at(p, source);
     }
 }
 

@@ -1,5 +1,5 @@
-// What a block of each kernel is: its threads, and its share of the work. yolact_deploy/engines/cuda/stages.py, preprocess.py and draw.py mirror
-// these numbers.
+// What a block of each kernel is: its threads, and its share of the work. stages.py, workspace.py, preprocess.py and draw.py in
+// yolact_deploy/engines/cuda mirror these numbers.
 #pragma once
 
 namespace yolact {
@@ -18,7 +18,12 @@ constexpr int LARGEST_K = 1024;  // the most that are ranked of one list
 
 constexpr int SUPPRESS_THREADS = 512;
 
+constexpr int GREEDY_THREADS = 512;
+
 constexpr int BEST_THREADS = 1024;
+
+constexpr int GIVEN_THREADS = 256;
+constexpr int GIVEN_BLOCKS = 8;  // that share a mask
 
 constexpr int ASSEMBLE_THREADS = 128;
 constexpr int ASSEMBLE_WIDTH = 16, ASSEMBLE_HEIGHT = 8;  // samples of a tile: 2 x 2 warps of 8 x 4

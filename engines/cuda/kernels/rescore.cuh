@@ -11,7 +11,9 @@ __device__ inline void rescore_masks(const Problem &p) {
     const u32 place = blockIdx.x * RESCORE_THREADS + threadIdx.x;
     if (place >= p.counts[blockIdx.y]) return;
     const size_t slot = static_cast<size_t>(blockIdx.y) * p.max_detections + place;
-    p.mask_scores[slot] = __fmul_rn(p.found_scores[slot], p.mask_iou[slot * (p.classes - 1) + p.labels[slot]]);
+    // A graph with NMS inside may give a label that there is no class for; the host refuses it, but only afterwards.
+    const int label = minimum(p.labels[slot], p.classes - 2);
+    p.mask_scores[slot] = __fmul_rn(p.found_scores[slot], p.mask_iou[slot * (p.classes - 1) + label]);
 }
 
 }  // namespace yolact

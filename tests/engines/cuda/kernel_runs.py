@@ -14,11 +14,12 @@ from yolact_deploy.classes import ClassList
 from yolact_deploy.detections import Detections
 from yolact_deploy.engines.cuda.arrays import DeviceArray
 from yolact_deploy.engines.cuda.driver import DeviceBuffer, Driver, Module, Stream
-from yolact_deploy.engines.cuda.postprocessor import Heads, MaskIouNet, Postprocessor
+from yolact_deploy.engines.cuda.heads import GivenDetections, Heads
+from yolact_deploy.engines.cuda.postprocessor import MaskIouNet, Postprocessor
 from yolact_deploy.engines.cuda.workspace import HeadShapes
 from yolact_deploy.postprocess import PostprocessSettings
 
-__all__ = ["GivenHeads", "Outcome", "Runner", "class_list", "coco_counts"]
+__all__ = ["GivenHeads", "GivenRows", "Outcome", "Runner", "class_list", "coco_counts"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +33,22 @@ class GivenHeads:
 
     def arrays(self) -> tuple[np.ndarray, ...]:
         return self.boxes, self.scores, self.coefficients, self.prototypes
+
+
+@dataclass(frozen=True, eq=False)
+class GivenRows:
+    """A batch's detections on the host as a graph with NMS inside gives them, by their names without ``detections_``.
+
+    `outputs`: boxes [B, D, 4], scores [B, D], labels [B, D], and coefficients [B, D, K] with prototypes [B, K, h, w], or masks [B, D, h, w]
+    and perhaps mask_scores [B, D]. `classes` is C, with background.
+    """
+
+    classes: int
+    outputs: dict[str, np.ndarray]
+
+    def of(self, picture: int) -> dict[str, np.ndarray]:
+        """One picture's, as the graph names them."""
+        return {name if name == "prototypes" else f"detections_{name}": array[picture] for name, array in self.outputs.items()}
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,10 +131,12 @@ class Runner:
         batch: int | None = None,
         rle_bytes: int = 1 << 20,
         mask_iou: MaskIouNet | None = None,
+        input_size: int = 550,
     ) -> list[Outcome]:
         """All stages on one batch; `batch` is the largest that the buffers are for."""
         largest = (max(width for width, _ in sizes), max(height for _, height in sizes)) if bits else None
         options = {"batch": batch or len(given.scores), "rle_bytes": rle_bytes, "bits": largest, "mask_iou": mask_iou}
+        options["input_size"] = input_size
         with self.opened(given, settings, **options) as (post, arrays, stream):
             heads = Heads(*arrays)
             post.set_pictures(sizes, heads.batch)
@@ -125,6 +144,27 @@ class Runner:
             stream.synchronize()
             found = post.detections(heads.batch, class_list(given.scores.shape[2] - 1))
             return [self._outcome(post, picture, found[picture], stream, bits) for picture in range(heads.batch)]
+
+    def run_rows(
+        self,
+        given: GivenRows,
+        sizes: Sequence[tuple[int, int]],
+        *,
+        batch: int | None = None,
+        rle_bytes: int = 1 << 20,
+        mask_iou: MaskIouNet | None = None,
+    ) -> list[Outcome]:
+        """The same for the detections of a graph with NMS inside."""
+        largest = max(width for width, _ in sizes), max(height for _, height in sizes)
+        with self.driver.create_stream() as stream, self.uploaded(*given.outputs.values(), stream=stream) as arrays:
+            rows = GivenDetections(given.classes, **dict(zip(given.outputs, arrays, strict=True)))
+            options = {"batch": batch or rows.batch, "rle_bytes": rle_bytes, "bits": largest, "mask_iou": mask_iou}
+            with Postprocessor(rows.shapes, driver=self.driver, module=self.module, **options) as post:
+                post.set_pictures(sizes, rows.batch)
+                post.enqueue(rows, stream, bits=True)
+                stream.synchronize()
+                found = post.detections(rows.batch, class_list(given.classes - 1))
+                return [self._outcome(post, picture, found[picture], stream, True) for picture in range(rows.batch)]
 
     def _outcome(self, post: Postprocessor, picture: int, found: Detections, stream: Stream, bits: bool) -> Outcome:
         problem, slots, count = post.workspace.problem, post.workspace.slots, len(found)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from tests.engines.cuda import test_given_kernels as given
 from tests.engines.cuda import test_mask_kernels as masks
 from tests.engines.cuda import test_nms_kernels as nms
 from tests.engines.cuda import test_postprocessor as whole
@@ -52,9 +53,28 @@ def mask_worst_cases() -> None:
     masks.test_pictures_of_different_sizes_in_a_batch(runner)
 
 
+def given_worst_cases() -> None:
+    """Rows and pads around a block, labels beyond the classes, rooms that are too small."""
+    runner, random = _runner(), np.random.default_rng(2)
+    for number, (pads, count) in enumerate(zip(given.PADS * 2, (1, 255, 256, 257, 33, 1, 300, 512), strict=True)):
+        rows = given.some_rows(random, 2, count, pads, masks.BOXES[number % len(masks.BOXES)], (7, 9))
+        for outputs in (given.with_prototypes(random, rows, 3, (7, 9)), given.with_masks(random, rows, (7, 9), number % 4 < 2)):
+            if number % 2:
+                halved = ("boxes", "masks", "coefficients", "prototypes")
+                outputs |= {name: outputs[name].astype(np.float16) for name in halved if name in outputs}
+            sample = given.GivenRows(given.CLASSES, outputs)
+            for picture, found in enumerate(runner.ordered(ORDERS[number % 3], number).run_rows(sample, [(9, 8), (33, 5)])):
+                given.assert_tables(found, given.on_the_cpu(sample, picture, [(9, 8), (33, 5)][picture]))
+    given.test_given_masks_without_room_are_encoded_on_the_host(runner)
+    for place in (0, 8):
+        for label in (given.CLASSES - 1, 2**31 - 1):
+            given.test_a_label_that_there_is_no_class_for(runner, label, place)
+
+
 def golden_heads() -> None:
     """Sizes as they are in use, and a second network on the masks."""
     runner = _runner()
     whole.test_golden_heads(runner, "large", "fast", (640, 427))
     whole.test_golden_heads(runner, "typical", "cross-class", (640, 427))
+    whole.test_golden_heads(runner, "large", "traditional", (640, 427))
     whole.test_mask_rescoring(runner, "fast")

@@ -12,7 +12,8 @@ from tests.helpers.host_driver import HostDriver
 from tests.helpers.stub_cuda import launches
 from yolact_deploy.engines.cuda import open_driver
 from yolact_deploy.engines.cuda.arrays import DeviceArray, DeviceView
-from yolact_deploy.engines.cuda.postprocessor import Found, Heads, Postprocessor
+from yolact_deploy.engines.cuda.heads import Heads
+from yolact_deploy.engines.cuda.postprocessor import Found, Postprocessor
 from yolact_deploy.engines.cuda.workspace import HeadShapes
 
 

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 
 from tests.engines.cuda.kernel_runs import GivenHeads, Outcome, Runner
 from tests.helpers.host_driver import ORDERS
-from tests.postprocess.test_selection import BOXES, SCORES, random_boxes, random_scores
+from tests.postprocess.test_selection import BOXES, INPUT_SIZE, SCORES, random_boxes, random_scores
 from tests.reference import detection
-from yolact_deploy.engines.cuda.postprocessor import Heads
+from yolact_deploy.engines.cuda.heads import Heads
 from yolact_deploy.postprocess import PostprocessSettings, select
 
-KINDS = ("fast", "cross-class")
+KINDS = ("fast", "cross-class", "traditional")
 
 
 def heads_of(boxes: np.ndarray, scores: np.ndarray) -> GivenHeads:
@@ -28,6 +28,8 @@ def reference(boxes: np.ndarray, scores: np.ndarray, wanted: PostprocessSettings
     tensors, limits = (torch.from_numpy(boxes), torch.from_numpy(scores)), (wanted.score_threshold, wanted.iou_threshold, wanted.top_k)
     if wanted.nms == "cross-class":
         return detection.cross_class_fast_nms(*tensors, *limits)
+    if wanted.nms == "traditional":
+        return detection.traditional_nms(*tensors, INPUT_SIZE, *limits[:2], wanted.max_detections)
     return detection.fast_nms(*tensors, *limits, wanted.max_detections)
 
 
@@ -40,11 +42,11 @@ def assert_equal(found: Outcome, priors: np.ndarray, labels: np.ndarray, scores:
 
 
 def nms(runner: Runner, boxes: np.ndarray, scores: np.ndarray, wanted: PostprocessSettings) -> Outcome:
-    return runner.run(heads_of(boxes, scores), [(4, 3)], wanted, bits=False)[0]
+    return runner.run(heads_of(boxes, scores), [(4, 3)], wanted, bits=False, input_size=INPUT_SIZE)[0]
 
 
 def assert_as_on_the_cpu(runner: Runner, boxes: np.ndarray, scores: np.ndarray, wanted: PostprocessSettings) -> int:
-    found, chosen = nms(runner, boxes, scores, wanted), select(boxes, scores, wanted)
+    found, chosen = nms(runner, boxes, scores, wanted), select(boxes, scores, wanted, INPUT_SIZE)
     assert_equal(found, chosen.priors, chosen.labels, chosen.scores, chosen.boxes)
     return len(chosen)
 
@@ -104,7 +106,8 @@ def test_a_ranking_hands_on_no_more_than_can_be_kept(runner: Runner) -> None:
 @pytest.mark.parametrize("nms_kind", KINDS)
 def test_all_priors_of_a_plus_variant(runner: Runner, nms_kind: str) -> None:
     random = np.random.default_rng(1)
-    scores = random.random((57_744, 81), dtype=np.float32) ** 4 + np.float32(0.06)
+    classes = 41 if nms_kind == "traditional" else 81  # every entry takes part a hundred times, which for all classes takes the shim 11 s
+    scores = random.random((57_744, classes), dtype=np.float32) ** 4 + np.float32(0.06)
     boxes = random_boxes(random, len(scores), "ordered")
     assert assert_as_on_the_cpu(runner.ordered("forward"), boxes, scores, PostprocessSettings(nms=nms_kind)) >= 100
 
@@ -151,7 +154,7 @@ def test_zero_has_no_sign(runner: Runner, nms_kind: str) -> None:
     scores = np.array([[0.1, 0.9, -0.0], [0.1, 0.8, 0.0], [0.1, 0.7, 0.0], [0.1, 0.6, -0.0]], np.float32)
     boxes = np.array([[0, 0, 1, 1], [0, 0, 1, 1], [2, 2, 3, 3], [2, 2, 3, 3]], np.float32)
     found = assert_as_on_the_cpu(runner.ordered("reverse"), boxes, scores, PostprocessSettings(nms=nms_kind))
-    assert found == (4 if nms_kind == "fast" else 2)
+    assert found == (4 if nms_kind == "fast" else 2)  # traditional NMS takes no score of 0
 
 
 def test_background_alone_does_not_matter(runner: Runner) -> None:
@@ -171,7 +174,7 @@ def test_half_precision(runner: Runner, nms_kind: str) -> None:
     scores = random_scores(random, 500, 11, "mostly low").astype(np.float16)  # subnormal halves among them
     assert np.any((scores > 0) & (scores < np.finfo(np.float16).tiny))
     wanted = PostprocessSettings(nms=nms_kind)
-    chosen = select(boxes.astype(np.float32), scores.astype(np.float32), wanted)
+    chosen = select(boxes.astype(np.float32), scores.astype(np.float32), wanted, INPUT_SIZE)
     for given_boxes, given_scores in ((boxes, scores), (boxes.astype(np.float32), scores), (boxes, scores.astype(np.float32))):
         found = nms(runner, given_boxes, given_scores, wanted)
         assert_equal(found, chosen.priors, chosen.labels, chosen.scores, chosen.boxes)
@@ -187,7 +190,8 @@ def test_a_batch_is_its_pictures(runner: Runner, order: str, nms_kind: str) -> N
     boxes, scores = (np.stack(part) for part in zip(*pictures))
     wanted = PostprocessSettings(nms=nms_kind)
     coefficients, prototypes = np.ones((4, 120, 1), np.float32), np.ones((4, 1, 2, 2), np.float32)
-    together = runner.ordered(order, 7).run(GivenHeads(boxes, scores, coefficients, prototypes), [(5, 5)] * 4, wanted, bits=False, batch=6)
+    given = GivenHeads(boxes, scores, coefficients, prototypes)
+    together = runner.ordered(order, 7).run(given, [(5, 5)] * 4, wanted, bits=False, batch=6, input_size=INPUT_SIZE)
     for found, (own_boxes, own_scores) in zip(together, pictures, strict=True):
-        chosen = select(own_boxes, own_scores, wanted)
+        chosen = select(own_boxes, own_scores, wanted, INPUT_SIZE)
         assert_equal(found, chosen.priors, chosen.labels, chosen.scores, chosen.boxes)

@@ -21,13 +21,14 @@ from yolact_deploy.engines.cuda.compiler import kernel_sources
 from yolact_deploy.engines.cuda.draw import DeviceFrame, MaskPainter
 from yolact_deploy.engines.cuda.driver import Stream
 from yolact_deploy.engines.cuda.found import Found
-from yolact_deploy.engines.cuda.postprocessor import Heads, Postprocessor
+from yolact_deploy.engines.cuda.heads import Heads
+from yolact_deploy.engines.cuda.postprocessor import Postprocessor
 from yolact_deploy.engines.cuda.problem import POINTERS, Problem
 from yolact_deploy.engines.cuda.workspace import HeadShapes
 from yolact_deploy.errors import ConfigError, DeviceError
 from yolact_deploy.postprocess import PostprocessSettings, decode_boxes, mask_rles, select, softmax
 
-KINDS = ("fast", "cross-class")
+KINDS = ("fast", "cross-class", "traditional")
 PICTURES = ((640, 427), (1280, 960))
 
 
@@ -245,7 +246,8 @@ def test_nothing_is_allocated_by_a_call(runner: Runner, monkeypatch: pytest.Monk
             assert post(*foreign, [size], stream=stream.handle, bits=True).detections(class_list(4))
 
 
-@pytest.mark.parametrize(("priors", "kind"), [(19_248, "fast"), (57_744, "fast"), (19_248, "cross-class"), (57_744, "cross-class")])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("priors", [19_248, 57_744])
 def test_memory_for_one_picture_at_550(priors: int, kind: str) -> None:
     driver = HostDriver()
     shapes, settings = HeadShapes(priors, 81, 32, 138, 138), PostprocessSettings(nms=kind)

@@ -8,7 +8,7 @@ import pytest
 from tests.engines.cuda.kernel_runs import Runner, class_list
 from tests.engines.cuda.test_postprocessor import Foreign, random_heads
 from yolact_deploy.engines.cuda.arrays import DeviceArray
-from yolact_deploy.engines.cuda.postprocessor import Heads
+from yolact_deploy.engines.cuda.heads import Heads
 from yolact_deploy.engines.cuda.workspace import HeadShapes
 from yolact_deploy.errors import ConfigError
 from yolact_deploy.postprocess import PostprocessSettings
@@ -70,9 +70,9 @@ def test_sizes_that_the_kernels_do_not_take(shapes: tuple[int, ...], message: st
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (PostprocessSettings(nms="traditional"), "Traditional NMS runs on the CPU only"),
         (PostprocessSettings(top_k=1025), "top_k is 1025, the GPU ranks at most 1024"),
         (PostprocessSettings(max_detections=1025), "max_detections is 1025"),
+        (PostprocessSettings(nms="traditional", max_detections=1025), "max_detections is 1025"),
     ],
 )
 def test_settings_of_the_cpu_alone(runner: Runner, settings: PostprocessSettings, message: str) -> None:
@@ -125,6 +125,7 @@ def test_heads_of_another_network(runner: Runner, other: dict[str, int], message
         ({"rle_bytes": 0}, "0 bytes of RLE"),
         ({"rle_bytes": 1 << 32}, r"2\^32 or more"),
         ({"bits": (0, 5)}, "0 x 5 pixels"),
+        ({"input_size": 0}, "An input of 0 pixels was named"),
     ],
 )
 def test_options_out_of_range(runner: Runner, options: dict[str, int], message: str) -> None:
