@@ -16,7 +16,7 @@ OLDEST_READY := $(OLDEST)/ready
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help setup test lint types format test-oldest quickstart clean
+.PHONY: help setup test lint types format check-tensorrt-headers test-oldest quickstart clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s  %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -36,6 +36,9 @@ types: $(READY)  ## check types
 format: $(READY)  ## mend style and formatting
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+check-tensorrt-headers:  ## compile the C++ library against real headers: TENSORRT_INCLUDE=FOLDER [CUDA_INCLUDE=FOLDER]
+	$(PYTHON) scripts/check_tensorrt_headers.py "$(TENSORRT_INCLUDE)" "$(CUDA_INCLUDE)"
 
 quickstart: $(READY)  ## export, verify and run the demo model on this machine
 	$(BIN)/yolact-deploy quickstart

@@ -19,6 +19,7 @@ from .choice import choose_tensorrt
 from .gpu import Gpu, driver_cuda_version, gpus
 from .options import BuildOptions
 from .plans import PlanBuilder
+from .selftest import selftest_path, tolerance_of
 from .sidecar import EngineTarget, read_sidecar, sidecar_path, write_sidecar
 from .source import GraphSource, Progress, read_mask_iou_net, read_source
 from .targets import ENGINE_SUFFIXES, Capability
@@ -38,6 +39,7 @@ class BuildResult:
         converted: whether float16 was made here rather than read from the file.
         notes: sentences worth knowing.
         seconds: of each plan's build.
+        selftest_path: the self-test, None without.
     """
 
     path: Path
@@ -49,6 +51,7 @@ class BuildResult:
     converted: bool = False
     notes: tuple[str, ...] = ()
     seconds: dict[str, float] = field(default_factory=dict)
+    selftest_path: Path | None = None
 
 
 def engine_name(source: Path, precision: str, tensorrt: TensorRT, sm: tuple[Capability, ...], gpu: Gpu | None) -> str:
@@ -71,7 +74,8 @@ def build_engine(
     progress: Progress = lambda step, done: None,
     log: Callable[[str], None] | None = None,
 ) -> BuildResult:
-    """Build the engine of an ONNX file that ``yolact-deploy export`` wrote, and its sidecar; for a YOLACT++ file its mask-IoU engine too.
+    """Build the engine of an ONNX file that ``yolact-deploy export`` wrote, and its sidecar; for a YOLACT++ file its mask-IoU engine too;
+    and the self-test that ``options.selftest`` makes.
 
     `output` is the engine's path (default: :func:`engine_name` in `folder`). `progress` is told the step and how much of it is done,
     0 … 1; `log` gets TensorRT's own messages. Ctrl-C stops the build and leaves no file (TensorRT 8 finishes its build first).
@@ -93,24 +97,29 @@ def build_engine(
     if output.suffix not in ENGINE_SUFFIXES and not output.is_dir():
         raise ConfigError(f"The output {output} ends in {output.suffix or 'nothing'}, an engine's name was wanted.", "Name it .engine.")
     mask_iou_path = output.with_name(f"{output.stem}.maskiou.engine") if graph.mask_iou else None
-    targets = [path for path in (output, sidecar_path(output), mask_iou_path) if path is not None]
+    selftest = selftest_path(output) if options.selftest else None
+    targets = [path for path in (output, sidecar_path(output), mask_iou_path, selftest) if path is not None]
     ours = _is_ours(output)
     for path in targets:
         refuse_overwrite(path, ours=ours, force=force)
+    document = _selftest(options, graph, progress)
     job = PlanBuilder(tensorrt, options, gpu, progress, log)
     with atomic_outputs(*targets) as parts:
-        spent = job.build(graph.model, graph.manifest.inputs[0].name, batch, parts[0], typed=graph.typed)
+        part = dict(zip(targets, parts, strict=True))
+        spent = job.build(graph.model, graph.manifest.inputs[0].name, batch, part[output], typed=graph.typed)
         manifest = graph.manifest
         if graph.mask_iou is not None and mask_iou_path is not None:
             net = read_mask_iou_net(graph.mask_iou)
-            job.build(net, net.graph.input[0].name, _MASK_IOU_BATCHES, parts[2], title="mask-IoU net")
-            manifest = replace(manifest, mask_iou={"file": mask_iou_path.name, "sha256": sha256_of(parts[2])})
+            job.build(net, net.graph.input[0].name, _MASK_IOU_BATCHES, part[mask_iou_path], title="mask-IoU net")
+            manifest = replace(manifest, mask_iou={"file": mask_iou_path.name, "sha256": sha256_of(part[mask_iou_path])})
+        if selftest is not None:
+            part[selftest].write_text(document, encoding="utf-8")
         target = EngineTarget(
             backend=tensorrt.backend,
             tensorrt_version=tensorrt.version,
             precision=graph.precision,
-            sha256=sha256_of(parts[0]),
-            size=parts[0].stat().st_size,
+            sha256=sha256_of(part[output]),
+            size=part[output].stat().st_size,
             batch=batch,
             capabilities=sm,
             gpu=gpu.name if gpu else "",
@@ -119,11 +128,12 @@ def build_engine(
             version_compatible=options.version_compatible,
             options=_told(options),
             build={"seconds": round(spent, 2), "machine": platform.machine(), "system": platform.system(), **_driver(gpu), **job.facts},
+            selftest={} if selftest is None else {"file": selftest.name, "sha256": sha256_of(part[selftest])},
         )
         manifest = engine_manifest(manifest, graph, target, job.precision)
-        write_sidecar(manifest, parts[1])
+        write_sidecar(manifest, part[sidecar_path(output)])
     return BuildResult(
-        output, sidecar_path(output), mask_iou_path, manifest, target, reason, graph.converted, tuple(job.notes), job.seconds
+        output, sidecar_path(output), mask_iou_path, manifest, target, reason, graph.converted, tuple(job.notes), job.seconds, selftest
     )
 
 
@@ -165,6 +175,8 @@ def rebuild_command(graph: GraphSource, tensorrt: TensorRT, options: BuildOption
         words.append(f"--hardware-compatible {options.hardware_level}")
     switches = {"--version-compatible": options.version_compatible, "--tf32": options.tf32, "--detailed": options.detailed}
     words += [flag for flag, given in switches.items() if given]
+    if options.selftest is not None:
+        words.append(options.selftest.flags)
     return " ".join(words)
 
 
@@ -185,6 +197,14 @@ def _batches(graph: GraphSource, wanted: BatchRange | None) -> BatchRange:
             )
         return BatchRange(own, own, own)
     return wanted or DEFAULT_BATCHES
+
+
+def _selftest(options: BuildOptions, graph: GraphSource, progress: Progress) -> str:
+    """The self-test's document, made before a build that would be for nothing; empty where none is wanted."""
+    if options.selftest is None:
+        return ""
+    progress("running the self-test's picture", 0.0)
+    return options.selftest.make(graph.path, tolerance_of(graph.precision, tf32=options.tf32)).to_json()
 
 
 def _is_ours(output: Path) -> bool:

@@ -9,6 +9,7 @@ from typing import Literal
 from yolact_deploy.errors import ConfigError
 
 from .batches import BatchRange
+from .selftest import SelftestOrder
 from .source import Precision
 from .targets import Capability
 from .versions import HardwareLevel
@@ -31,6 +32,7 @@ class BuildOptions:
         timing_cache: a file, ``none``, or None for the user's cache folder.
         tf32: let float32 multiply in TensorFloat-32, which keeps 10 bits of each factor; TensorRT's own default, off here.
         detailed: keep layer names and precisions in the engine, for `inspect` and profilers.
+        selftest: what makes the self-test that the engine carries; None for an engine without.
     """
 
     precision: Precision = "graph"
@@ -44,6 +46,7 @@ class BuildOptions:
     timing_cache: Path | Literal["none"] | None = None
     tf32: bool = False
     detailed: bool = False
+    selftest: SelftestOrder | None = None
 
     def __post_init__(self) -> None:
         if self.workspace is not None and not 1 <= self.workspace <= 1 << 20:

@@ -43,6 +43,7 @@ class EngineTarget:
         rebuild: the command that makes it again.
         options: of the builder, as given.
         build: ``seconds`` and other readings of the build.
+        selftest: ``file`` and ``sha256`` of the self-test beside it, empty where there is none.
     """
 
     backend: BackendName
@@ -58,6 +59,7 @@ class EngineTarget:
     version_compatible: bool = False
     options: dict[str, Any] = field(default_factory=dict)
     build: dict[str, Any] = field(default_factory=dict)
+    selftest: dict[str, str] = field(default_factory=dict)
 
     @property
     def title(self) -> str:
@@ -96,15 +98,23 @@ class EngineTarget:
                 }
             )
             texts = (found.tensorrt_version, found.precision, found.sha256, found.gpu, found.rebuild)
-            kinds = [type(value) for value in (found.options, found.build, found.version_compatible)]
-            if kinds != [dict, dict, bool] or not all(isinstance(text, str) for text in texts) or len(found.sha256) != 64:
+            kinds = [type(value) for value in (found.options, found.build, found.selftest, found.version_compatible)]
+            if kinds != [dict, dict, dict, bool] or not all(isinstance(text, str) for text in texts) or len(found.sha256) != 64:
                 raise ValueError("wrong fields")
             if found.backend not in BACKENDS or found.hardware_level not in get_args(HardwareLevel):
                 raise ValueError(f"backend {found.backend!r}, hardware level {found.hardware_level!r}")
+            if found.selftest and not _names_a_file(found.selftest):
+                raise ValueError(f"selftest {found.selftest}")
         except (AttributeError, ConfigError, KeyError, OverflowError, TypeError, ValueError) as error:
             reason = (str(error).splitlines() or [""])[0][:120]
             raise ModelFileError(f"The sidecar {where} does not describe an engine ({reason}).", "Build the engine again.") from None
         return found
+
+
+def _names_a_file(named: dict[str, Any]) -> bool:
+    """Whether `named` has a name and a digest, and nothing else."""
+    file, digest = named.get("file"), named.get("sha256")
+    return len(named) == 2 and isinstance(file, str) and file != "" and isinstance(digest, str) and len(digest) == 64
 
 
 def sidecar_path(engine: Path) -> Path:

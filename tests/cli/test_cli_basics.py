@@ -13,7 +13,10 @@ from tests.export.artifacts import Artifacts
 from yolact_deploy import __version__
 from yolact_deploy.cli.common import console
 
-COMMANDS = ("quickstart", "export", "build-engine", "predict", "evaluate", "train", "make-shapes", "inspect", "adopt", "doctor")
+COMMANDS = (
+    *("quickstart", "export", "build-engine", "predict", "evaluate", "train", "make-shapes", "inspect", "adopt", "selftest", "sdk"),
+    "doctor",
+)
 
 
 def test_help_lists_the_commands() -> None:

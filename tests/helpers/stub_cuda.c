@@ -124,11 +124,12 @@ API cuMemHostAlloc(void **address, size_t size, unsigned flags) {
     BEGIN(1);
     END(allocate(address, size, PINNED_MEMORY, &pinned, setting("STUB_CUDA_HOST_MEMORY", 4LL << 30)));
 }
-API cuPointerGetAttribute(int *value, int attribute, void *address) { /* 9: the number of its device */
+API cuPointerGetAttribute(int *value, int attribute, void *address) { /* 9: the number of its device; 2: 1 for the host's memory, 2 for a GPU's */
     BEGIN(1);
     Object *o = memory(address, 1);
     if (o && attribute == 9) *value = o->device;
-    END(o && attribute == 9 ? OK : INVALID_VALUE);
+    if (o && attribute == 2) *value = o->kind == DEVICE_MEMORY ? 2 : 1;
+    END(o && (attribute == 9 || attribute == 2) ? OK : INVALID_VALUE);
 }
 API cuMemAllocHost_v2(void **address, size_t size) { return cuMemHostAlloc(address, size, 0); }
 API cuMemFreeHost(void *address) { BEGIN(1); END(give_back(address, PINNED_MEMORY, &pinned)); }

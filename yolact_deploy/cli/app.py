@@ -19,6 +19,8 @@ from yolact_deploy.cli.inspect import inspect
 from yolact_deploy.cli.make_shapes import make_shapes
 from yolact_deploy.cli.predict import predict
 from yolact_deploy.cli.quickstart import quickstart
+from yolact_deploy.cli.sdk import sdk
+from yolact_deploy.cli.selftest import selftest
 from yolact_deploy.cli.train import train
 from yolact_deploy.errors import YolactDeployError
 
@@ -78,6 +80,8 @@ app.command()(predict)
 app.command()(evaluate)
 app.command()(inspect)
 app.command()(adopt)
+app.command()(selftest)
+app.command()(sdk)
 app.command()(doctor)
 app.command()(make_shapes)
 app.command()(train)

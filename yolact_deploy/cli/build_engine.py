@@ -11,15 +11,19 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from yolact_deploy.cli.common import ARTIFACTS, console, demo_export, demo_int8, file_size, is_terminal
+from yolact_deploy.cli.common import ARTIFACTS, console, demo_export, demo_int8, demo_picture, file_size, is_terminal
 from yolact_deploy.errors import ConfigError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from yolact_deploy.engines.builder import BuildResult
+    from yolact_deploy.engines.selftest import SelftestOrder
 
 __all__ = ["Builder", "Compatibility", "build_engine", "sm_list"]
+
+
+_DRAWN_ROWS, _DRAWN_SIZE = slice(64, 448), (320, 240)  # of the demo picture's 512 rows, and the self-test's (width, height)
 
 
 class Builder(str, enum.Enum):
@@ -70,6 +74,13 @@ def build_engine(
     ] = None,
     tf32: Annotated[bool, typer.Option("--tf32", help="Let float32 multiply in TensorFloat-32: faster, 10 bits of each factor.")] = False,
     detailed: Annotated[bool, typer.Option("--detailed", help="Keep layer names and precisions for inspect and profilers.")] = False,
+    with_selftest: Annotated[
+        bool, typer.Option("--with-selftest", help="Add a picture and what is in it: yolact-deploy selftest runs it anywhere.")
+    ] = False,
+    selftest_picture: Annotated[
+        Path | None,
+        typer.Option(help="The same with a picture of yours, whose objects the model knows. \\[default: a drawn one]", show_default=False),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace files that this command did not write.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the sidecar and the files as JSON.")] = False,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Print what TensorRT says.")] = False,
@@ -98,6 +109,7 @@ def build_engine(
         timing_cache=_timing_cache(timing_cache),
         tf32=tf32,
         detailed=detailed,
+        selftest=_selftest(selftest_picture, out) if with_selftest or selftest_picture is not None else None,
     )
     if model is None:
         model = demo_int8() if int8 else demo_export(out)
@@ -115,6 +127,29 @@ def sm_list(texts: list[str] | None) -> tuple[tuple[int, int], ...]:
     from yolact_deploy.engines.targets import parse_capabilities
 
     return parse_capabilities(texts or [])
+
+
+def _selftest(file: Path | None, out: Console) -> SelftestOrder:
+    """The self-test with the user's picture, or the middle of the demo model's."""
+    import shlex
+
+    import cv2
+    import numpy as np
+
+    from yolact_deploy.engines.selftest import SelftestOrder
+    from yolact_deploy.pictures import read_picture
+    from yolact_deploy.runtime.selftesting import fit_picture, make_selftest
+
+    if file is None:
+        drawn = cv2.resize(demo_picture()[_DRAWN_ROWS], _DRAWN_SIZE, interpolation=cv2.INTER_AREA)
+        return SelftestOrder(lambda model, tolerance: make_selftest(model, np.asarray(drawn, np.uint8), tolerance))
+    whole = read_picture(file)
+    picture = fit_picture(whole)
+    if picture is not whole:
+        (height, width), (rows, columns) = whole.shape[:2], picture.shape[:2]
+        out.print(f"{file} has {width} x {height} pixels, the self-test keeps {columns} x {rows}", soft_wrap=True, markup=False)
+    flags = f"--selftest-picture {shlex.quote(file.name)}"
+    return SelftestOrder(lambda model, tolerance: make_selftest(model, picture, tolerance), flags)
 
 
 def _timing_cache(text: str | None) -> Path | Literal["none"] | None:
@@ -140,7 +175,7 @@ def _progress(*, quiet: bool) -> Iterator[Callable[[str, float], None]]:
 
 
 def _files(result: BuildResult) -> list[str]:
-    return [str(path) for path in (result.path, result.sidecar, result.mask_iou_path) if path is not None]
+    return [str(path) for path in (result.path, result.sidecar, result.mask_iou_path, result.selftest_path) if path is not None]
 
 
 def _tell(out: Console, result: BuildResult) -> None:
@@ -153,4 +188,6 @@ def _tell(out: Console, result: BuildResult) -> None:
     for file in _files(result):
         out.print(f"Saved {file} ({file_size(Path(file))})", soft_wrap=True, markup=False)
     out.print(f"Next, on such a machine: yolact-deploy predict {result.path} PICTURE_OR_FOLDER", soft_wrap=True, markup=False)
+    if result.selftest_path is not None:
+        out.print(f"      yolact-deploy selftest {result.path}", soft_wrap=True, markup=False)
     out.print(f"      yolact-deploy inspect {result.path}", soft_wrap=True, markup=False)

@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from yolact_deploy.cli.common import console, file_size
+from yolact_deploy.cli.common import console, counted, file_size
 from yolact_deploy.errors import ModelFileError, YolactDeployError
 
 if TYPE_CHECKING:
+    from yolact_deploy.engines.sidecar import EngineTarget
     from yolact_deploy.manifest import Manifest
 
 __all__ = ["inspect"]
@@ -136,10 +137,27 @@ def _engine_facts(file: Path, *, trust: bool, layers: bool, lean_runtime: str | 
             **_inside(manifest),
             "built on": target.gpu or "a machine without using a GPU",
             "build": {**target.build, **{name: value for name, value in target.options.items() if value is not None}},
+            "self-test": _selftest(file, target),
             "rebuild": target.rebuild,
             "SHA-256": f"{target.sha256} (as the file's)",
         }
     return facts | _opened(file, layers=layers, trust=trust, lean_runtime=lean_runtime, allowed=trust or sidecar is not None)
+
+
+def _selftest(file: Path, target: EngineTarget) -> str:
+    """What the self-test beside an engine holds, or why it cannot run."""
+    from yolact_deploy.engines.selftest import read_selftest
+
+    if not target.selftest:
+        return "none"
+    try:
+        test = read_selftest(file, target)
+    except ModelFileError as error:
+        return f"does not run: {error.message}"
+    height, width = test.picture.shape[:2]
+    return (
+        f"{target.selftest['file']}: {counted(test.wanted, 'detection')} to be found in a {width} x {height} picture, by {test.reference}"
+    )
 
 
 def _opened(file: Path, *, layers: bool, trust: bool, lean_runtime: str | None, allowed: bool) -> dict[str, Any]:
