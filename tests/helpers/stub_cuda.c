@@ -264,6 +264,11 @@ API cuStreamEndCapture(Object *stream, Object **graph) {
     o->graph = NULL, o->invalid = 0;
     END(code);
 }
+API cuThreadExchangeStreamCaptureMode(int *mode) {
+    int before = thread_mode;
+    if (*mode < GLOBAL_MODE || *mode > RELAXED_MODE) return INVALID_VALUE;
+    return thread_mode = *mode, *mode = before, OK;
+}
 API cuStreamIsCapturing(Object *stream, int *status) {
     BEGIN(1);
     Object *o = stream_of(stream);

@@ -186,9 +186,11 @@ static int enqueue(Object *stream, Op op) {
     }
     return append(&stream->list, op), OK;
 }
-/* What a capture in progress forbids, as its mode says, ends that capture. */
+/* What a capture in progress forbids, as its mode and the thread's own say, ends that capture. */
+static __thread int thread_mode; /* GLOBAL_MODE at first */
 static int forbidden(void) {
     int found = OK;
+    if (thread_mode == RELAXED_MODE) return OK;
     for (Object *o = objects; o; o = o->older) {
         if (o->kind != STREAM || !o->alive || !o->graph) continue;
         if (o->mode == RELAXED_MODE || (o->mode == THREAD_MODE && !pthread_equal(o->thread, pthread_self()))) continue;

@@ -3,9 +3,11 @@ include_guard()
 
 set(YOLACT_CMAKE_DIR ${CMAKE_CURRENT_LIST_DIR})
 set(YOLACT_KERNEL_DIR ${CMAKE_CURRENT_LIST_DIR}/../../cuda/kernels)
-set(YOLACT_DEFAULT_ARCHITECTURES 75 80 86 89 90 100 110 120)  # code for one runs on later ones of the same major version
+# Code for one runs on later ones of the same major version, but for Jetsons: 87 is Orin, 101 and 110 are Thor to earlier and later CUDAs.
+set(YOLACT_DEFAULT_ARCHITECTURES 75 80 86 87 89 90 100 101 103 110 120)
 
-# Options of nvcc for what CMAKE_CUDA_ARCHITECTURES names, or for the usual ones that it knows, and the newest once more as PTX for GPUs to come.
+# Options of nvcc for what CMAKE_CUDA_ARCHITECTURES names, or for the usual ones that it knows, and the least of them once more as PTX, which
+# the driver compiles for any other GPU that is newer.
 function(yolact_deploy_gencode nvcc result)
     if(CMAKE_CUDA_ARCHITECTURES STREQUAL "native")
         set(${result} -arch=native PARENT_SCOPE)
@@ -22,20 +24,23 @@ function(yolact_deploy_gencode nvcc result)
         endforeach()
     endif()
     list(TRANSFORM wanted REPLACE "-(real|virtual)$" "")
+    list(SORT wanted COMPARE NATURAL)
     set(options)
     foreach(architecture IN LISTS wanted)
         list(APPEND options -gencode arch=compute_${architecture},code=sm_${architecture})
     endforeach()
-    list(GET wanted -1 newest)
-    list(APPEND options -gencode arch=compute_${newest},code=compute_${newest})
+    list(GET wanted 0 least)
+    list(APPEND options -gencode arch=compute_${least},code=compute_${least})
     set(${result} ${options} PARENT_SCOPE)
 endfunction()
 
 # Sets `result` to the source to compile with the library.
 function(yolact_deploy_kernels result)
     file(GLOB headers CONFIGURE_DEPENDS ${YOLACT_KERNEL_DIR}/*.cuh)
-    set(images ${YOLACT_DEPLOY_KERNEL_IMAGES})
-    foreach(image IN LISTS images)
+    set(images)
+    foreach(image IN LISTS YOLACT_DEPLOY_KERNEL_IMAGES)
+        get_filename_component(image ${image} ABSOLUTE BASE_DIR ${CMAKE_SOURCE_DIR})
+        list(APPEND images ${image})
         if(NOT EXISTS ${image})
             message(FATAL_ERROR "YOLACT_DEPLOY_KERNEL_IMAGES names ${image}, which does not exist. `yolact-deploy sdk --kernels` writes such a file.")
         endif()

@@ -9,7 +9,7 @@ foreach(image IN LISTS IMAGES)
     if(COMPILER STREQUAL "MSVC")
         file(READ ${image} content HEX)
         string(REGEX REPLACE "([0-9a-f][0-9a-f])" "0x\\1," bytes "${content}")
-        string(APPEND declarations "alignas(64) extern \"C\" const unsigned char yolact_kernel_image${number}[${size}] = {${bytes}0};\n")
+        string(APPEND declarations "alignas(64) static const unsigned char yolact_kernel_image${number}[${size}] = {${bytes}0};\n")
     else()
         string(APPEND declarations
             "__asm__(\".pushsection .rodata\\n.balign 64\\n.hidden yolact_kernel_image${number}\\n.global yolact_kernel_image${number}\\n\"\n"

@@ -47,7 +47,8 @@ int main(int count, char **texts) {
     } else {
         size_t index, found = yolact_count(results, 0);
         for (index = 0; index < found; ++index) {
-            yolact_detection one;
+            yolact_detection one = {0};
+            one.size = sizeof one;
             if (yolact_get(results, 0, index, &one)) break;
             printf("%s %.3f at %.0f,%.0f to %.0f,%.0f, mask of %zu bytes\n", yolact_class_name(detector, one.label), (double)one.score,
                    (double)one.x1, (double)one.y1, (double)one.x2, (double)one.y2, one.rle_length);

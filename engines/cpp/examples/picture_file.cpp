@@ -1,5 +1,6 @@
 #include "picture_file.hpp"
 
+#include <algorithm>
 #include <cctype>
 #include <cstdint>
 #include <fstream>
@@ -26,8 +27,9 @@ std::vector<unsigned char> bytes_of(const std::string &path) {
 PictureFile with_pixels(const std::string &path, int width, int height, const std::vector<unsigned char> &bytes, std::size_t first) {
     if (width < 1 || height < 1 || width > LARGEST_SIDE || height > LARGEST_SIDE) throw std::runtime_error(path + " has a strange size.");
     const std::size_t size = std::size_t{3} * static_cast<std::size_t>(width) * static_cast<std::size_t>(height);
-    if (bytes.size() < first || bytes.size() - first != size) {
-        throw std::runtime_error(path + " has " + std::to_string(bytes.size() - first) + " bytes of pixels, " + std::to_string(size) + " were wanted.");
+    const std::size_t found = bytes.size() - std::min(first, bytes.size());
+    if (found != size) {
+        throw std::runtime_error(path + " has " + std::to_string(found) + " bytes of pixels, " + std::to_string(size) + " were wanted.");
     }
     return {width, height, {bytes.begin() + static_cast<std::ptrdiff_t>(first), bytes.end()}};
 }

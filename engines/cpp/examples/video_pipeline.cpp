@@ -143,9 +143,10 @@ int run(const std::string &engine, std::FILE *in, std::FILE *out) {
     writing.join();
     for (const std::exception_ptr &each : {failure, failures[1], failures[0]})
         if (each) std::rethrow_exception(each);
+    if (std::fflush(out) != 0) throw std::runtime_error("The video cannot be written.");
     const double seconds = std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
     std::fprintf(stderr, "%ld frames with %ld instances, %.1f frames a second\n", frames, instances, static_cast<double>(frames) / seconds);
-    return std::fflush(out) == 0 ? 0 : 1;
+    return 0;
 }
 
 std::FILE *opened(const char *path, bool write) {

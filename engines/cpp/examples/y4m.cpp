@@ -40,8 +40,11 @@ std::string Y4mReader::line() {
 }
 
 bool Y4mReader::read(Nv12Frame &frame) {
+    const int first = std::fgetc(file_);
+    if (std::ferror(file_)) throw std::runtime_error("The video cannot be read.");
+    if (first == EOF) return false;
+    std::ungetc(first, file_);
     const std::string start = line();
-    if (start.empty()) return false;
     if (start.compare(0, 5, "FRAME") != 0) throw std::runtime_error("The video is damaged: a frame does not begin with FRAME.");
     frame.width = width_;
     frame.height = height_;

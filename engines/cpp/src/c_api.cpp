@@ -1,7 +1,7 @@
 #include "yolact_deploy/yolact.h"
 
 #include <algorithm>
-#include <cstring>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -54,46 +54,42 @@ void want(const Pointer *pointer, const char *name) {
     if (!pointer) throw config_error(std::string(name) + " is null.", "Give the address of one.");
 }
 
-// What a caller's structure, perhaps of an earlier version, has; the rest is 0.
-template <typename Structure>
-Structure completed(const Structure &given, const char *name) {
-    constexpr std::size_t FIRST = sizeof(Structure);  // version 1 is the first
-    if (given.size != FIRST) {
-        throw config_error(std::string(name) + ".size is " + std::to_string(given.size) + ", " + std::to_string(FIRST) + " was wanted.",
-                           std::string("Set it to sizeof(") + name + ") of this version's header.");
-    }
-    return given;
+// This version's structures are the first: there are no smaller ones that have to be understood yet.
+void check_size(std::size_t given, std::size_t wanted, const char *name) {
+    if (given == wanted) return;
+    throw config_error(std::string(name) + ".size is " + std::to_string(given) + ", " + std::to_string(wanted) + " was wanted.",
+                       std::string("Set it to sizeof(") + name + ") of this version's header.");
 }
 
 yolact::Options options_of(const yolact_options *given) {
     yolact::Options options;
     if (!given) return options;
-    const yolact_options own = completed(*given, "yolact_options");
-    options.device = own.device;
-    if (own.contexts) options.contexts = own.contexts;
-    options.graphs = own.graphs != 0;
-    options.masks = static_cast<yolact::Masks>(own.masks);
-    if (own.nms >= 0) options.nms = static_cast<yolact::Nms>(own.nms);
-    if (!(own.score_threshold < 0)) options.score_threshold = own.score_threshold;
-    if (!(own.iou_threshold < 0)) options.iou_threshold = own.iou_threshold;
-    if (own.top_k >= 0) options.top_k = own.top_k;
-    if (own.max_detections >= 0) options.max_detections = own.max_detections;
-    if (own.rle_bytes) options.rle_bytes = own.rle_bytes;
-    if (own.lean_runtime) options.lean_runtime = own.lean_runtime;
+    check_size(given->size, sizeof *given, "yolact_options");
+    options.device = given->device;
+    if (given->contexts) options.contexts = given->contexts;
+    options.graphs = !given->no_graphs;
+    if (given->masks) options.masks = static_cast<yolact::Masks>(given->masks);
+    if (given->settings & YOLACT_SET_NMS) options.nms = static_cast<yolact::Nms>(given->nms);
+    if (given->settings & YOLACT_SET_SCORE) options.score_threshold = given->score_threshold;
+    if (given->settings & YOLACT_SET_IOU) options.iou_threshold = given->iou_threshold;
+    if (given->settings & YOLACT_SET_TOP_K) options.top_k = given->top_k;
+    if (given->settings & YOLACT_SET_MAX_DETECTIONS) options.max_detections = given->max_detections;
+    if (given->rle_bytes) options.rle_bytes = given->rle_bytes;
+    if (given->lean_runtime) options.lean_runtime = given->lean_runtime;
     return options;
 }
 
 yolact::ImageView view_of(const yolact_image &given) {
-    const yolact_image own = completed(given, "yolact_image");
+    check_size(given.size, sizeof given, "yolact_image");
     yolact::ImageView view;
-    view.data = own.data;
-    view.width = own.width;
-    view.height = own.height;
-    view.pitch = own.pitch;
-    view.format = static_cast<yolact::PixelFormat>(own.format);
-    view.space = static_cast<yolact::MemorySpace>(own.space);
-    view.chroma = own.chroma;
-    view.chroma_pitch = own.chroma_pitch;
+    view.data = given.data;
+    view.width = given.width;
+    view.height = given.height;
+    view.pitch = given.pitch;
+    view.format = static_cast<yolact::PixelFormat>(given.format);
+    view.space = static_cast<yolact::MemorySpace>(given.space);
+    view.chroma = given.chroma;
+    view.chroma_pitch = given.chroma_pitch;
     return view;
 }
 
@@ -139,8 +135,9 @@ int yolact_detect(yolact_detector *detector, const yolact_image *images, size_t 
         static thread_local std::vector<yolact::ImageView> views;  // keeps its memory from call to call
         views.clear();
         for (std::size_t index = 0; index < count; ++index) views.push_back(view_of(images[index]));
-        if (!*results) *results = new yolact_results{};
-        detector->detector.detect(views, (*results)->results, stream);
+        std::unique_ptr<yolact_results> made(*results ? nullptr : new yolact_results{});
+        detector->detector.detect(views, (made ? made.get() : *results)->results, stream);
+        if (made) *results = made.release();
     });
 }
 
@@ -162,8 +159,9 @@ size_t yolact_count(const yolact_results *results, size_t picture) {
 int yolact_get(const yolact_results *results, size_t picture, size_t index, yolact_detection *detection) {
     return guarded([&] {
         want(detection, "detection");
+        check_size(detection->size, sizeof *detection, "yolact_detection");
         const yolact::Detection &own = detection_of(picture_of(results, picture), index);
-        *detection = {own.x1, own.y1, own.x2, own.y2, own.score, own.mask_score, own.label, own.prior, own.rle.data(), own.rle.size()};
+        *detection = {sizeof *detection, own.x1, own.y1, own.x2, own.y2, own.score, own.mask_score, own.label, own.prior, own.rle.data(), own.rle.size()};
     });
 }
 
@@ -177,7 +175,7 @@ int yolact_bits(const yolact_results *results, size_t picture, size_t index, con
     });
 }
 
-int yolact_device_bits(const yolact_results *results, size_t picture, const uint32_t **bits, size_t *mask_words) {
+int yolact_device_bits(const yolact_results *results, size_t picture, const uint32_t **bits, size_t *mask_words, const int32_t **labels) {
     return guarded([&] {
         want(bits, "bits");
         want(mask_words, "mask_words");
@@ -185,6 +183,7 @@ int yolact_device_bits(const yolact_results *results, size_t picture, const uint
         if (!own.bits) throw config_error("Masks as bits on the device were not asked for.", "Load with masks = YOLACT_DEVICE_BITS.");
         *bits = own.bits;
         *mask_words = own.mask_words;
+        if (labels) *labels = own.labels;
     });
 }
 

@@ -1,10 +1,8 @@
 // The thread that waits for submissions and tells of their results.
 #pragma once
 
-#include <condition_variable>
-#include <deque>
 #include <functional>
-#include <mutex>
+#include <memory>
 #include <thread>
 
 namespace yolact::detail {
@@ -12,23 +10,23 @@ namespace yolact::detail {
 // Jobs in the order in which they came, one after the other. The thread starts with the first.
 class Completer {
 public:
-    Completer() = default;
-    ~Completer();  // when all jobs are done
+    Completer();
+    // When all jobs are done. Where a job itself ends its completer, the thread goes on with the jobs that are left, by itself.
+    ~Completer();
     Completer(const Completer &) = delete;
     Completer &operator=(const Completer &) = delete;
 
+    // Takes the job, or throws and leaves it.
     void add(std::function<void()> job);
 
     // Whether this is the thread that runs jobs.
     bool is_own_thread() const;
 
 private:
-    void work() noexcept;
+    struct State;
+    static void work(const std::shared_ptr<State> &state) noexcept;
 
-    mutable std::mutex lock_;
-    std::condition_variable changed_;
-    std::deque<std::function<void()>> jobs_;
-    bool closing_ = false;
+    std::shared_ptr<State> state_;
     std::thread thread_;
 };
 

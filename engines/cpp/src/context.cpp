@@ -94,6 +94,7 @@ void Context::enqueue(Span<const ImageView> pictures, cudaStream_t stream) {
         start(pictures, borrowed ? stream : own_.get());
     } catch (...) {
         abandon(borrowed ? stream : own_.get());
+        model_->driver->check_not_lost();  // what the GPU says comes before what TensorRT makes of it
         throw;
     }
 }
@@ -144,7 +145,7 @@ void Context::capture() {
     } catch (const Error &) {
         graph_.reset();
         graphs_ = false;  // a layer that cannot be captured runs as before
-        if (!model_->driver->lost().empty()) throw;
+        model_->driver->check_not_lost();
     }
 }
 
@@ -162,7 +163,7 @@ void Context::drop_graph() {
 void Context::discard() noexcept {
     try {
         const Active active(*model_->driver);
-        model_->driver->calls().cuEventSynchronize(done_.handle());
+        model_->driver->note(model_->driver->calls().cuEventSynchronize(done_.handle()), "cuEventSynchronize");
     } catch (...) {
         return;  // the GPU is lost, and with it all work
     }
@@ -170,11 +171,10 @@ void Context::discard() noexcept {
 
 // After an error: nothing may still read the buffers when they are used or given back.
 void Context::abandon(cudaStream_t stream) noexcept {
-    const DriverCalls &calls = model_->driver->calls();
+    const Driver &driver = *model_->driver;
     try {
-        const Active active(*model_->driver);
-        calls.cuStreamSynchronize(stream);
-        calls.cuStreamSynchronize(own_.get());
+        const Active active(driver);
+        for (const cudaStream_t each : {stream, own_.get()}) driver.note(driver.calls().cuStreamSynchronize(each), "cuStreamSynchronize");
     } catch (...) {
         return;  // the GPU is lost, and with it all work
     }
@@ -236,6 +236,7 @@ void Context::finish(Storage &results) {
 
 void Context::collect(int picture, Storage &results) {
     const Postprocessor::Found found = post_.found(picture);
+    results.has_text = model_->masks & Masks::rle;
     const auto [width, height] = sizes_[static_cast<std::size_t>(picture)];
     FoundPicture own;
     own.width = width;

@@ -20,6 +20,7 @@ namespace yolact::detail {
 struct Model {
     std::shared_ptr<Driver> driver;
     Manifest manifest;
+    std::shared_ptr<const Manifest> shown;  // the same for results, which may outlive the engine and do not keep it
     Settings settings;
     HeadShapes shapes;
     Masks masks = Masks::rle;

@@ -4,30 +4,36 @@
 #include <utility>
 #include <vector>
 
+#include "calls.hpp"
 #include "completer.hpp"
 #include "driver_calls.hpp"
 #include "errors.hpp"
 #include "loading.hpp"
 #include "pool.hpp"
+#include "shelf.hpp"
 #include "translated.hpp"
 
 namespace yolact {
 
 using detail::Active;
 using detail::Context;
+using detail::Lease;
 using detail::Pool;
 using detail::translated;
 
 struct Detector::Implementation {
     std::shared_ptr<Pool> pool;
-    detail::Completer completer;  // ends first: its jobs hold contexts
+    std::shared_ptr<detail::Shelf> shelf = std::make_shared<detail::Shelf>();
+    detail::Calls calls;
+    detail::Completer completer;  // ends first, with all submissions
 
     const detail::Model &model() const noexcept { return pool->model(); }
-    void check_caller() const;
+    void check_call() const;
     void check_stream(cudaStream_t stream) const;
+    Span<const ImageView> checked(Span<const ImageView> pictures, cudaStream_t stream) const;
     void run(Span<const ImageView> pictures, detail::Storage &storage, cudaStream_t stream);
     void submit(Span<const ImageView> pictures, Callback callback, cudaStream_t stream);
-    void keep_on_device(Pool::Lease lease, detail::Storage &storage) const;
+    void warm_up(int width, int height, int batch);
 };
 
 namespace {
@@ -38,7 +44,11 @@ std::vector<ImageView> &scratch() {
     return list;
 }
 
-constexpr Masks BITS = Masks::device_bits;
+// Masks on the device stay as they are as long as nobody works with their context.
+void keep_on_device(Lease lease, detail::Storage &storage) {
+    lease.hold();
+    storage.lease = std::move(lease);
+}
 
 }  // namespace
 
@@ -55,41 +65,40 @@ void Detector::Implementation::check_stream(cudaStream_t stream) const {
     if (capturing) throw detail::config_error("The given stream is being captured.", "Call outside of captures: detect waits for its results.");
 }
 
-void Detector::Implementation::check_caller() const {
+// What no call can be made after or in.
+void Detector::Implementation::check_call() const {
+    model().driver->check_not_lost();
     if (!completer.is_own_thread()) return;
     throw detail::config_error("The detector was called from a callback, where it may wait for itself.", "Call it from a thread of your own.");
 }
 
+Span<const ImageView> Detector::Implementation::checked(Span<const ImageView> pictures, cudaStream_t stream) const {
+    const Active active(*model().driver);
+    std::vector<ImageView> &list = scratch();
+    list.clear();
+    for (const ImageView &view : pictures) list.push_back(detail::checked_picture(*model().driver, view));
+    check_stream(stream);
+    return list;
+}
+
 void Detector::Implementation::run(Span<const ImageView> pictures, detail::Storage &storage, cudaStream_t stream) {
     storage.clear();
-    storage.manifest = std::shared_ptr<const detail::Manifest>(pool, &model().manifest);
+    storage.manifest = model().shown;
     const auto most = static_cast<std::size_t>(model().engine->batch().largest);
-    if (pictures.size() > most && (model().masks & BITS)) {
+    const bool kept = model().masks & Masks::device_bits;
+    if (pictures.size() > most && kept) {
         throw detail::config_error(std::to_string(pictures.size()) + " pictures were given, masks on the device are kept of " +
                                        std::to_string(most) + " at once.",
                                    "Split them, or build the engine with a larger --batch.");
     }
-    check_caller();
-    const Active active(*model().driver);
-    std::vector<ImageView> &checked = scratch();
-    checked.clear();
-    for (const ImageView &view : pictures) checked.push_back(detail::checked_picture(*model().driver, view));
-    check_stream(stream);
-    for (std::size_t first = 0; first < checked.size(); first += most) {
-        Pool::Lease lease = pool->acquire();
-        lease->enqueue({checked.data() + first, std::min(most, checked.size() - first)}, stream);
+    const Span<const ImageView> all = checked(pictures, stream);
+    for (std::size_t first = 0; first < all.size(); first += most) {
+        Lease lease = pool->acquire();
+        lease->enqueue({all.data() + first, std::min(most, all.size() - first)}, stream);
         lease->finish(storage);
-        keep_on_device(std::move(lease), storage);
+        if (kept) keep_on_device(std::move(lease), storage);
     }
     storage.seal();
-}
-
-// Masks on the device stay as they are as long as nobody works with their context.
-void Detector::Implementation::keep_on_device(Pool::Lease lease, detail::Storage &storage) const {
-    if (!(model().masks & BITS)) return;
-    const auto kept = std::make_shared<Pool::Lease>(std::move(lease));
-    kept->hold();
-    storage.lease = kept;
 }
 
 void Detector::Implementation::submit(Span<const ImageView> pictures, Callback callback, cudaStream_t stream) {
@@ -98,30 +107,28 @@ void Detector::Implementation::submit(Span<const ImageView> pictures, Callback c
         throw detail::config_error(std::to_string(pictures.size()) + " pictures were submitted, 1 to " + std::to_string(most) + " were wanted.",
                                    "Split them, or build the engine with a larger --batch.");
     }
-    check_caller();
-    std::vector<ImageView> &checked = scratch();
-    checked.clear();
-    for (const ImageView &view : pictures) checked.push_back(detail::checked_picture(*model().driver, view));
-    check_stream(stream);
-    auto lease = std::make_shared<Pool::Lease>(pool->acquire());
-    (*lease)->enqueue({checked.data(), checked.size()}, stream);
-    auto complete = [this, lease, told = std::move(callback)]() mutable {
-        Results results;
+    if (!callback) throw detail::config_error("The callback is empty.", "Give a function, or take the future.");
+    const Span<const ImageView> all = checked(pictures, stream);
+    auto results = std::make_shared<Results>(shelf->take());
+    auto lease = std::make_shared<Lease>(pool->acquire());
+    (*lease)->enqueue(all, stream);
+    // It may run when the detector is gone, if a callback before it was what ended it.
+    auto complete = [pool = pool, results, lease, told = std::move(callback)]() mutable {
         std::exception_ptr failure;
         try {
             translated([&] {
-                detail::Storage &storage = results.storage();
-                storage.manifest = std::shared_ptr<const detail::Manifest>(pool, &model().manifest);
+                detail::Storage &storage = results->storage();
+                storage.manifest = pool->model().shown;
                 (*lease)->finish(storage);
                 storage.seal();
-                keep_on_device(std::move(*lease), storage);
+                if (pool->model().masks & Masks::device_bits) keep_on_device(std::move(*lease), storage);
             });
         } catch (const Error &) {
             failure = std::current_exception();
-            results.clear();
+            results->clear();
         }
-        *lease = Pool::Lease();  // free before the callback, so that the next one may start
-        told(std::move(results), failure);
+        *lease = Lease();  // free before the callback, so that the next one may start
+        told(std::move(*results), failure);
     };
     try {
         completer.add(std::move(complete));
@@ -131,10 +138,38 @@ void Detector::Implementation::submit(Span<const ImageView> pictures, Callback c
     }
 }
 
+void Detector::Implementation::warm_up(int width, int height, int batch) {
+    const int most = model().engine->batch().largest;
+    if (width < 1 || height < 1 || batch < 1 || batch > most) {
+        throw detail::config_error("Warming up with " + std::to_string(batch) + " pictures of " + std::to_string(width) + " x " +
+                                       std::to_string(height) + " pixels was asked for.",
+                                   "Give 1 to " + std::to_string(most) + " pictures of at least 1 x 1 pixels.");
+    }
+    const std::vector<unsigned char> grey(std::size_t{3} * static_cast<std::size_t>(width) * static_cast<std::size_t>(height), 128);
+    ImageView view;
+    view.data = grey.data();
+    view.width = width;
+    view.height = height;
+    const std::vector<ImageView> pictures(static_cast<std::size_t>(batch), detail::checked_picture(*model().driver, view));
+    Results results;
+    for (const Lease &lease : pool->acquire_all()) {
+        for (int run = 0; run < 3; ++run) {  // the first sets up, the second captures, the third is as all others
+            results.clear();
+            lease->enqueue(pictures, nullptr);
+            lease->finish(results.storage());
+        }
+    }
+}
+
 Detector::Detector(std::unique_ptr<Implementation> implementation) : implementation_(std::move(implementation)) {}
 
+Detector::Implementation &Detector::implementation() const {
+    if (implementation_) return *implementation_;
+    throw detail::config_error("The detector is empty: what it had was moved away.", "Load one, or use the one that it was moved to.");
+}
+
 Detector::~Detector() {
-    if (implementation_) implementation_->pool->wait_until_idle();
+    if (implementation_) implementation_->calls.wait_until_none();
 }
 
 Detector::Detector(Detector &&other) noexcept = default;
@@ -164,7 +199,10 @@ Results Detector::detect(Span<const ImageView> pictures, cudaStream_t stream) {
 void Detector::detect(Span<const ImageView> pictures, Results &results, cudaStream_t stream) {
     translated([&] {
         try {
-            implementation_->run(pictures, results.storage(), stream);
+            Implementation &own = implementation();
+            const detail::Calls::Inside inside(own.calls);
+            own.check_call();
+            own.run(pictures, results.storage(), stream);
         } catch (...) {
             results.clear();
             throw;
@@ -189,40 +227,28 @@ std::future<Results> Detector::submit(Span<const ImageView> pictures, cudaStream
 }
 
 void Detector::submit(Span<const ImageView> pictures, Callback callback, cudaStream_t stream) {
-    translated([&] { implementation_->submit(pictures, std::move(callback), stream); });
+    translated([&] {
+        Implementation &own = implementation();
+        const detail::Calls::Inside inside(own.calls);
+        own.check_call();
+        own.submit(pictures, std::move(callback), stream);
+    });
 }
 
 void Detector::warm_up(int width, int height, int batch) {
     translated([&] {
-        const detail::Model &model = implementation_->model();
-        const int most = model.engine->batch().largest;
-        if (width < 1 || height < 1 || batch < 1 || batch > most) {
-            throw detail::config_error("Warming up with " + std::to_string(batch) + " pictures of " + std::to_string(width) + " x " +
-                                           std::to_string(height) + " pixels was asked for.",
-                                       "Give 1 to " + std::to_string(most) + " pictures of at least 1 x 1 pixels.");
-        }
-        const std::vector<unsigned char> grey(std::size_t{3} * static_cast<std::size_t>(width) * static_cast<std::size_t>(height), 128);
-        ImageView view;
-        view.data = grey.data();
-        view.width = width;
-        view.height = height;
-        const ImageView checked = detail::checked_picture(*model.driver, view);
-        const std::vector<ImageView> pictures(static_cast<std::size_t>(batch), checked);
-        Results results;
-        const std::vector<Pool::Lease> all = implementation_->pool->acquire_all();
-        for (const Pool::Lease &lease : all) {
-            for (int run = 0; run < 3; ++run) {  // the first sets up, the second captures, the third is as all others
-                results.clear();
-                lease->enqueue(pictures, nullptr);
-                lease->finish(results.storage());
-            }
-        }
+        Implementation &own = implementation();
+        const detail::Calls::Inside inside(own.calls);
+        own.check_call();
+        own.warm_up(width, height, batch);
     });
 }
 
 Info Detector::info() const {
     return translated([&] {
-        const detail::Model &model = implementation_->model();
+        Implementation &own = implementation();
+        const detail::Calls::Inside inside(own.calls);
+        const detail::Model &model = own.model();
         Info info;
         info.variant = model.manifest.variant;
         info.precision = model.manifest.target.precision;
@@ -233,7 +259,7 @@ Info Detector::info() const {
         info.largest_batch = model.engine->batch().largest;
         info.names = model.manifest.names;
         info.categories = model.manifest.categories;
-        info.device_bytes = implementation_->pool->device_bytes();
+        info.device_bytes = own.pool->device_bytes();
         return info;
     });
 }

@@ -12,7 +12,7 @@ namespace yolact::detail {
 namespace {
 
 // Numbers of CUDA's enumerations (cuda.h).
-constexpr int OUT_OF_MEMORY = 2, NO_DEVICE = 100, INVALID_IMAGE = 200, NO_BINARY_FOR_GPU = 209, UNSUPPORTED_PTX = 222;
+constexpr int INVALID_VALUE = 1, OUT_OF_MEMORY = 2, NO_DEVICE = 100, INVALID_IMAGE = 200, NO_BINARY_FOR_GPU = 209, UNSUPPORTED_PTX = 222;
 constexpr int CAPABILITY_MAJOR = 75, CAPABILITY_MINOR = 76;  // CUdevice_attribute
 constexpr int MEMORY_TYPE = 2, IS_MANAGED = 8, DEVICE_ORDINAL = 9;  // CUpointer_attribute
 constexpr unsigned DEVICE_MEMORY = 2;                                // CUmemorytype
@@ -26,9 +26,10 @@ const char *const RESTART = "The GPU's state is lost for this process: start the
 // After these errors CUDA refuses everything else in the process.
 bool is_lost(int code) {
     switch (code) {
-        case 214:                                                        // ECC_UNCORRECTABLE
-        case 700: case 702: case 710:                                    // ILLEGAL_ADDRESS, LAUNCH_TIMEOUT, ASSERT
-        case 714: case 715: case 716: case 717: case 718: case 719:      // HARDWARE_STACK_ERROR … LAUNCH_FAILED
+        case 214: case 220: case 226:                                // ECC_UNCORRECTABLE, NVLINK_UNCORRECTABLE, CONTAINED
+        case 700: case 702: case 710:                                // ILLEGAL_ADDRESS, LAUNCH_TIMEOUT, ASSERT
+        case 714: case 715: case 716: case 717: case 718: case 719:  // HARDWARE_STACK_ERROR … LAUNCH_FAILED
+        case 721:                                                    // TENSOR_MEMORY_LEAK
             return true;
         default: return false;
     }
@@ -86,8 +87,7 @@ Driver::~Driver() {
     if (context_) calls_->cuDevicePrimaryCtxRelease_v2(handle_);
 }
 
-void Driver::check(int code, const char *call) const {
-    if (code == 0) return;
+std::string Driver::told(int code, const char *call) const {
     std::string message = where_ + ": " + call + " failed with " + name_of(*calls_, code);
     if (code == OUT_OF_MEMORY) {
         std::size_t available = 0, all = 0;
@@ -95,19 +95,30 @@ void Driver::check(int code, const char *call) const {
             message += ", " + std::to_string(available) + " of its " + std::to_string(all) + " bytes are free";
         }
     }
-    message += ".";
-    if (!is_lost(code)) throw device_error(message, code == OUT_OF_MEMORY ? "Close other programs, or use a smaller batch." : "");
-    {
-        const std::lock_guard<std::mutex> guard(lost_lock);
-        lost_messages.emplace(device_, message);
-    }
-    throw device_error(message, RESTART);
+    return message + ".";
 }
 
-std::string Driver::lost() const {
+void Driver::check(int code, const char *call) const {
+    if (code == 0) return;
+    note(code, call);
+    check_not_lost();
+    throw device_error(told(code, call), code == OUT_OF_MEMORY ? "Close other programs, or use a smaller batch." : "");
+}
+
+void Driver::note(int code, const char *call) const noexcept {
+    if (!is_lost(code)) return;
+    try {
+        const std::lock_guard<std::mutex> guard(lost_lock);
+        lost_messages.emplace(device_, told(code, call));
+    } catch (...) {
+        return;  // the host's memory ran out; the next call tells
+    }
+}
+
+void Driver::check_not_lost() const {
     const std::lock_guard<std::mutex> guard(lost_lock);
     const auto found = lost_messages.find(device_);
-    return found == lost_messages.end() ? "" : found->second;
+    if (found != lost_messages.end()) throw device_error(found->second, RESTART);
 }
 
 std::size_t Driver::free_memory() const {
@@ -120,26 +131,34 @@ std::size_t Driver::free_memory() const {
 bool Driver::is_device_memory(DevicePointer pointer) const {
     const Active active(*this);
     int owner = -1;
-    return calls_->cuPointerGetAttribute(&owner, DEVICE_ORDINAL, pointer) == 0 && owner == handle_;
+    const int code = calls_->cuPointerGetAttribute(&owner, DEVICE_ORDINAL, pointer);
+    if (code == INVALID_VALUE) return false;  // of memory that CUDA does not know
+    check(code, "cuPointerGetAttribute");
+    return owner == handle_;
 }
 
 bool Driver::is_device_only(const void *pointer) const {
     const Active active(*this);
     const auto address = static_cast<DevicePointer>(reinterpret_cast<std::uintptr_t>(pointer));
     unsigned type = 0, managed = 0;
-    if (calls_->cuPointerGetAttribute(&type, MEMORY_TYPE, address) != 0 || type != DEVICE_MEMORY) return false;
+    const int code = calls_->cuPointerGetAttribute(&type, MEMORY_TYPE, address);
+    if (code == INVALID_VALUE) return false;
+    check(code, "cuPointerGetAttribute");
+    if (type != DEVICE_MEMORY) return false;
     return calls_->cuPointerGetAttribute(&managed, IS_MANAGED, address) != 0 || !managed;
 }
 
-Active::Active(const Driver &driver) : driver_(driver) {
+Active::Active(const Driver &driver) : driver_(driver), mode_(RELAXED) {
     void *current = nullptr;
     driver.check(driver.calls().cuCtxGetCurrent(&current), "cuCtxGetCurrent");
     pushed_ = current != driver.context();
     if (pushed_) driver.check(driver.calls().cuCtxPushCurrent_v2(driver.context()), "cuCtxPushCurrent");
+    if (driver.calls().cuThreadExchangeStreamCaptureMode(&mode_) != 0) mode_ = RELAXED;
 }
 
 Active::~Active() {
     void *ignored = nullptr;
+    if (mode_ != RELAXED) driver_.calls().cuThreadExchangeStreamCaptureMode(&mode_);  // as it was
     if (pushed_) driver_.calls().cuCtxPopCurrent_v2(&ignored);
 }
 

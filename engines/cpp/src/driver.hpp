@@ -37,8 +37,11 @@ public:
     // Throws ErrorCode::device unless `code` is 0; `call` names the function that gave it.
     void check(int code, const char *call) const;
 
-    // What failed before and cannot be mended in this process; empty where the GPU does.
-    std::string lost() const;
+    // Throws what failed before where that cannot be mended in this process; every later call of CUDA would fail in other words.
+    void check_not_lost() const;
+
+    // Remember `code` of `call`, where that is such an error, without throwing.
+    void note(int code, const char *call) const noexcept;
 
     std::size_t free_memory() const;
 
@@ -48,6 +51,7 @@ public:
 
 private:
     Driver(const DriverCalls &calls, int device, const std::string &who);
+    std::string told(int code, const char *call) const;
 
     const DriverCalls *calls_;
     int device_;
@@ -56,7 +60,8 @@ private:
     std::string where_, name_;
 };
 
-// For its life the driver's context is the thread's current one.
+// For its life the driver's context is the thread's current one, and captures by other threads, of the program's own streams for example, do not
+// forbid this thread to allocate.
 class Active {
 public:
     explicit Active(const Driver &driver);
@@ -67,6 +72,7 @@ public:
 private:
     const Driver &driver_;
     bool pushed_;
+    int mode_;
 };
 
 // Memory of the GPU, or page-locked memory of the host that the GPU reaches under the same address. Empty when made without a size.

@@ -16,7 +16,7 @@ namespace yolact::detail {
 namespace {
 
 #if defined(_WIN32)
-void *open_library() { return reinterpret_cast<void *>(LoadLibraryA("nvcuda.dll")); }
+void *open_library() { return reinterpret_cast<void *>(LoadLibraryExA("nvcuda.dll", nullptr, LOAD_LIBRARY_SEARCH_SYSTEM32)); }
 void *find(void *library, const char *name) { return reinterpret_cast<void *>(GetProcAddress(static_cast<HMODULE>(library), name)); }
 #else
 // Never closed: TensorRT and the CUDA runtime keep it as well.

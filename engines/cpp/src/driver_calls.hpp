@@ -24,6 +24,7 @@ using DevicePointer = std::uint64_t;
     CALL(cuCtxGetCurrent, (void **context))                                                                                            \
     CALL(cuCtxPushCurrent_v2, (void *context))                                                                                         \
     CALL(cuCtxPopCurrent_v2, (void **context))                                                                                         \
+    CALL(cuThreadExchangeStreamCaptureMode, (int *mode))                                                                               \
     CALL(cuMemGetInfo_v2, (std::size_t *free, std::size_t *total))                                                                     \
     CALL(cuMemAlloc_v2, (DevicePointer *pointer, std::size_t size))                                                                    \
     CALL(cuMemFree_v2, (DevicePointer pointer))                                                                                        \

@@ -80,6 +80,7 @@ std::shared_ptr<const Model> load_model(const std::string &path, const Options &
     const std::string plan = read_plan(path, sidecar);
     const auto model = std::make_shared<Model>();
     model->manifest = std::move(*sidecar);
+    model->shown = std::make_shared<const Manifest>(model->manifest);
     const Manifest &manifest = model->manifest;
     const std::string mask_iou_plan = read_mask_iou_plan(path, manifest);
     Machine machine = tensorrt_here();
@@ -93,8 +94,7 @@ std::shared_ptr<const Model> load_model(const std::string &path, const Options &
     model->graphs = options.graphs;
     model->rle_bytes = options.rle_bytes;
     model->driver = Driver::open(options.device, machine.title());
-    const std::string lost = model->driver->lost();
-    if (!lost.empty()) throw device_error(lost, "The GPU's state is lost for this process: start the program again.");
+    model->driver->check_not_lost();
     machine.gpu = model->driver->name();
     machine.capability = {model->driver->major(), model->driver->minor()};
     check_gpu(path, manifest.target, machine);

@@ -9,17 +9,17 @@ namespace yolact::detail {
 
 Pool::Pool(std::shared_ptr<const Model> model, int contexts) : model_(std::move(model)), slots_(static_cast<std::size_t>(contexts)) {}
 
-Pool::Lease::Lease(std::shared_ptr<Pool> pool, std::size_t index)
+Lease::Lease(std::shared_ptr<Pool> pool, std::size_t index)
     : pool_(std::move(pool)), index_(index), context_(pool_->slots_[index].context.get()) {}
 
-Pool::Lease::~Lease() {
+Lease::~Lease() {
     if (pool_) pool_->release(index_);
 }
 
-Pool::Lease::Lease(Lease &&other) noexcept
+Lease::Lease(Lease &&other) noexcept
     : pool_(std::move(other.pool_)), index_(other.index_), context_(std::exchange(other.context_, nullptr)) {}
 
-Pool::Lease &Pool::Lease::operator=(Lease &&other) noexcept {
+Lease &Lease::operator=(Lease &&other) noexcept {
     if (this != &other) {
         Lease old(std::move(*this));
         pool_ = std::move(other.pool_);
@@ -29,15 +29,14 @@ Pool::Lease &Pool::Lease::operator=(Lease &&other) noexcept {
     return *this;
 }
 
-void Pool::Lease::hold() noexcept {
+void Lease::hold() noexcept {
     const std::lock_guard<std::mutex> guard(pool_->lock_);
-    pool_->slots_[index_].state = State::held;
+    pool_->slots_[index_].state = Pool::State::held;
     pool_->changed_.notify_all();
 }
 
-Pool::Lease Pool::acquire() {
-    const std::string lost = model_->driver->lost();
-    if (!lost.empty()) throw device_error(lost, "The GPU's state is lost for this process: start the program again.");
+Lease Pool::acquire() {
+    model_->driver->check_not_lost();
     std::unique_lock<std::mutex> guard(lock_);
     const auto made_first = [](const Slot &a, const Slot &b) { return a.state == State::free && (b.state != State::free || (a.context && !b.context)); };
     for (;;) {
@@ -57,7 +56,7 @@ Pool::Lease Pool::acquire() {
     }
 }
 
-std::vector<Pool::Lease> Pool::acquire_all() {
+std::vector<Lease> Pool::acquire_all() {
     std::vector<std::size_t> indices;
     {
         std::unique_lock<std::mutex> guard(lock_);
@@ -81,7 +80,7 @@ std::vector<Pool::Lease> Pool::acquire_all() {
 }
 
 // Of a slot that was made this caller's; its context is made now, if it has none.
-Pool::Lease Pool::lease(std::size_t index) {
+Lease Pool::lease(std::size_t index) {
     if (!slots_[index].context) {
         try {
             const Active active(*model_->driver);
@@ -102,11 +101,6 @@ void Pool::release(std::size_t index) noexcept {
     const std::lock_guard<std::mutex> guard(lock_);
     slots_[index].state = State::free;
     changed_.notify_all();
-}
-
-void Pool::wait_until_idle() {
-    std::unique_lock<std::mutex> guard(lock_);
-    changed_.wait(guard, [this] { return none_works(); });
 }
 
 std::size_t Pool::device_bytes() const {

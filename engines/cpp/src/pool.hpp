@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "context.hpp"
+#include "lease.hpp"
 
 namespace yolact::detail {
 
@@ -15,29 +16,6 @@ class Pool : public std::enable_shared_from_this<Pool> {
 public:
     Pool(std::shared_ptr<const Model> model, int contexts);
 
-    // A context of its own for as long as it lives. Move-only.
-    class Lease {
-    public:
-        Lease() noexcept = default;
-        ~Lease();
-        Lease(Lease &&other) noexcept;
-        Lease &operator=(Lease &&other) noexcept;
-
-        Context &operator*() const noexcept { return *context_; }
-        Context *operator->() const noexcept { return context_; }
-
-        // From now on it is held by results: whoever waits for a context is told so, where there is no other.
-        void hold() noexcept;
-
-    private:
-        friend class Pool;
-        Lease(std::shared_ptr<Pool> pool, std::size_t index);
-
-        std::shared_ptr<Pool> pool_;
-        std::size_t index_ = 0;
-        Context *context_ = nullptr;
-    };
-
     // Waits for a free context. Throws ErrorCode::config where results hold them all, ErrorCode::device where a new one finds no memory or
     // the GPU is lost.
     Lease acquire();
@@ -45,14 +23,12 @@ public:
     // All that results do not hold, once none is at work.
     std::vector<Lease> acquire_all();
 
-    // Wait until none is at work; those that results hold are not.
-    void wait_until_idle();
-
     const Model &model() const noexcept { return *model_; }
     std::size_t size() const noexcept { return slots_.size(); }
     std::size_t device_bytes() const;
 
 private:
+    friend class Lease;
     enum class State { free, working, held };
     struct Slot {
         State state = State::free;

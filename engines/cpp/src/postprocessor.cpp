@@ -113,6 +113,7 @@ void Postprocessor::make_arena(std::size_t bytes) {
         throw config_error("Room for " + std::to_string(bytes) + " bytes of RLE in a batch was wanted, 1 to 2^32 - 16 can be had.",
                            "Set rle_bytes to a value in that range, or build the engine with a smaller --batch.");
     }
+    problem_.arena_size = 0;  // without memory, nothing has room there
     arena_ = Buffer();
     delivered_ = Buffer();
     arena_ = Buffer(driver_, Buffer::Kind::device, size);

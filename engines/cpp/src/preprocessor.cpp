@@ -15,7 +15,9 @@ constexpr std::size_t ALIGNMENT = 256;            // of a plane in the staging m
 constexpr std::size_t GRAIN = std::size_t{1} << 20;  // staging memory is asked for in multiples of this: pictures of nearly one size share it
 constexpr std::uint64_t MOST_PIXELS = (std::uint64_t{1} << 31) - 1;
 constexpr std::uint64_t MOST_PITCH = (std::uint64_t{1} << 32) - 1;
-const char *const FORMATS[] = {"rgb", "bgr", "nv12-bt601", "nv12-bt709"};  // in the order of PixelFormat and of the kernels' PictureFormat
+// In the order of PixelFormat and of the kernels' PictureFormat.
+const char *const FORMATS[] = {"rgb", "bgr", "nv12-bt601", "nv12-bt709"};
+const char *const PLANES[] = {"rgb pixels", "bgr pixels", "nv12-bt601 pixels", "nv12-bt709 pixels"};
 
 static_assert(static_cast<int>(PixelFormat::rgb) == FORMAT_RGB && static_cast<int>(PixelFormat::bgr) == FORMAT_BGR &&
                   static_cast<int>(PixelFormat::nv12_bt601) == FORMAT_NV12_BT601 && static_cast<int>(PixelFormat::nv12_bt709) == FORMAT_NV12_BT709,
@@ -30,19 +32,19 @@ std::size_t aligned(std::size_t size) { return (size + ALIGNMENT - 1) / ALIGNMEN
 
 DevicePointer address_of(const void *pointer) { return static_cast<DevicePointer>(reinterpret_cast<std::uintptr_t>(pointer)); }
 
-void check_plane(const Driver &driver, const std::string &name, const void *pointer, std::size_t pitch, std::size_t row, MemorySpace space) {
-    if (!pointer) throw picture_error("The address of the " + name + " is null.", "Give the address of its first byte.");
+void check_plane(const Driver &driver, const char *name, const void *pointer, std::size_t pitch, std::size_t row, MemorySpace space) {
+    if (!pointer) throw picture_error(std::string("The address of the ") + name + " is null.", "Give the address of its first byte.");
     if (pitch < row || pitch > MOST_PITCH) {
-        throw picture_error("The pitch of the " + name + " is " + std::to_string(pitch) + " bytes, from " + std::to_string(row) +
+        throw picture_error(std::string("The pitch of the ") + name + " is " + std::to_string(pitch) + " bytes, from " + std::to_string(row) +
                                 " (a row's) up to " + with_commas(MOST_PITCH) + " were wanted.",
                             "Give the bytes from the start of a row to the start of the next.");
     }
     if (space == MemorySpace::device && !driver.is_device_memory(address_of(pointer))) {
-        throw picture_error("The " + name + " at " + hexadecimal(address_of(pointer)) + " are not in the memory of " + driver.where() + ".",
+        throw picture_error(std::string("The ") + name + " at " + hexadecimal(address_of(pointer)) + " are not in the memory of " + driver.where() + ".",
                             "Say MemorySpace::host, or copy the picture to that GPU.");
     }
     if (space == MemorySpace::host && driver.is_device_only(pointer)) {
-        throw picture_error("The " + name + " at " + hexadecimal(address_of(pointer)) + " are in a GPU's memory, which the host cannot read.",
+        throw picture_error(std::string("The ") + name + " at " + hexadecimal(address_of(pointer)) + " are in a GPU's memory, which the host cannot read.",
                             "Say MemorySpace::device.");
     }
 }
@@ -67,7 +69,7 @@ ImageView checked_picture(const Driver &driver, const ImageView &view) {
     }
     ImageView found = view;
     if (!found.pitch) found.pitch = luma_row(found);
-    check_plane(driver, std::string(FORMATS[format]) + " pixels", found.data, found.pitch, luma_row(found), found.space);
+    check_plane(driver, PLANES[format], found.data, found.pitch, luma_row(found), found.space);
     if (!planar(found)) {
         if (found.chroma || found.chroma_pitch) {
             throw picture_error(std::string("A picture of format '") + FORMATS[format] + "' has a chroma plane, which NV12 has.",

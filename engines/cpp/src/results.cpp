@@ -4,6 +4,7 @@
 #include <limits>
 
 #include "errors.hpp"
+#include "shelf.hpp"
 #include "storage.hpp"
 #include "text.hpp"
 
@@ -15,12 +16,36 @@ void Storage::clear() noexcept {
     places.clear();
     text.clear();
     bits_used = 0;
-    lease.reset();
+    lease = Lease();
+    manifest.reset();
 }
 
 void Storage::seal() noexcept {
     for (std::size_t index = 0; index < detections.size(); ++index) {
         detections[index].rle = std::string_view(text.data() + places[index].first, places[index].second);
+    }
+}
+
+Results Shelf::take() {
+    std::unique_ptr<Results::Storage> storage;
+    {
+        const std::lock_guard<std::mutex> guard(lock_);
+        if (!kept_.empty()) {
+            storage = std::move(kept_.back());
+            kept_.pop_back();
+        }
+    }
+    if (!storage) storage = std::make_unique<Results::Storage>();
+    storage->home = weak_from_this();
+    return Results(std::move(storage));
+}
+
+void Shelf::put(std::unique_ptr<Results::Storage> storage) noexcept {
+    const std::lock_guard<std::mutex> guard(lock_);
+    try {
+        if (kept_.size() < MOST) kept_.push_back(std::move(storage));
+    } catch (...) {
+        return;  // no memory to keep it in: it ends here
     }
 }
 
@@ -57,6 +82,7 @@ long long truncated(float value) {
 }  // namespace
 
 std::string DetectionsView::coco_json(const std::string &image_id) const {
+    if (!has_rle_) throw detail::config_error("Masks as RLE were not asked for.", "Load with Options::masks = Masks::rle.");
     std::string json;
     for (const Detection &one : detections) {
         const long long x1 = truncated(one.x1), y1 = truncated(one.y1), x2 = truncated(one.x2), y2 = truncated(one.y2);
@@ -71,9 +97,23 @@ std::string DetectionsView::coco_json(const std::string &image_id) const {
 }
 
 Results::Results() : storage_(std::make_unique<Storage>()) {}
-Results::~Results() = default;
+Results::Results(std::unique_ptr<Storage> storage) noexcept : storage_(std::move(storage)) {}
+
+Results::~Results() {
+    if (!storage_) return;
+    storage_->clear();
+    if (const std::shared_ptr<detail::Shelf> home = storage_->home.lock()) home->put(std::move(storage_));
+}
+
 Results::Results(Results &&other) noexcept = default;
-Results &Results::operator=(Results &&other) noexcept = default;
+
+Results &Results::operator=(Results &&other) noexcept {
+    if (this != &other) {
+        const Results old(std::move(*this));
+        storage_ = std::move(other.storage_);
+    }
+    return *this;
+}
 
 std::size_t Results::size() const noexcept { return storage_ ? storage_->pictures.size() : 0; }
 
@@ -86,9 +126,15 @@ DetectionsView Results::operator[](std::size_t picture) const & noexcept {
     view.names = storage_->manifest->names;
     view.categories = storage_->manifest->categories;
     view.device_masks = own.device_masks;
+    view.has_rle_ = storage_->has_text;
     view.host_bits_ = storage_->bits.as<const std::uint32_t>() + own.bits;
     view.host_bits_words_ = own.mask_words;
     return view;
+}
+
+DetectionsView Results::at(std::size_t picture) const & {
+    if (picture < size()) return (*this)[picture];
+    throw detail::config_error("Picture " + std::to_string(picture) + " of " + std::to_string(size()) + " was asked for.", "Count from 0.");
 }
 
 Results::Storage &Results::storage() {

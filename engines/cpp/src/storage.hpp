@@ -9,10 +9,13 @@
 #include <vector>
 
 #include "driver.hpp"
+#include "lease.hpp"
 #include "manifest.hpp"
 #include "yolact_deploy/results.hpp"
 
 namespace yolact::detail {
+
+class Shelf;
 
 // One picture's share of a Storage.
 struct FoundPicture {
@@ -30,7 +33,9 @@ struct Storage {
     std::vector<char> text;
     Buffer bits;                      // page-locked words
     std::size_t bits_used = 0;        // words
-    std::shared_ptr<void> lease;      // what the device masks lie in
+    Lease lease;                      // of the context that the device masks lie in
+    bool has_text = false;            // whether RLE was made
+    std::weak_ptr<Shelf> home;        // where it goes at its end
 
     void clear() noexcept;
     void seal() noexcept;  // all is there: let the detections show their texts

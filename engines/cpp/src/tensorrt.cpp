@@ -4,7 +4,7 @@
 
 #include <algorithm>
 #include <cctype>
-#include <deque>
+#include <map>
 
 #include "errors.hpp"
 #include "text.hpp"
@@ -17,8 +17,7 @@ namespace yolact::detail {
 
 namespace {
 
-constexpr std::size_t KEPT = 50;              // messages
-constexpr std::size_t LONGEST_REASON = 300;   // letters of one
+constexpr std::size_t LONGEST_REASON = 300;  // letters
 const char *const DOCTOR = "yolact-deploy doctor tells what is here.";
 
 std::vector<int> loaded_version() {
@@ -70,49 +69,66 @@ Machine tensorrt_here() {
     return machine;
 }
 
-// What TensorRT logged; the latest errors are kept for messages.
-class TensorRTLog : public nvinfer1::ILogger {
+namespace {
+
+// What TensorRT logged last as an error on this thread.
+thread_local std::string last_error;
+
+// TensorRT keeps the logger of its first runtime for the whole process, so there is one, which never ends and tells all who listen.
+class ProcessLog : public nvinfer1::ILogger {
 public:
-    explicit TensorRTLog(LogListener listener) : listener_(std::move(listener)) {}
+    static ProcessLog &instance() {
+        static ProcessLog *const log = new ProcessLog;
+        return *log;
+    }
 
     void log(Severity severity, const char *text) noexcept override {
         const int number = static_cast<int>(severity);  // 0 internal error, 1 error, 2 warning, 3 info, 4 verbose
         try {
-            if (number <= 1) {
-                const std::lock_guard<std::mutex> guard(lock_);
-                errors_.emplace_back(text);
-                if (errors_.size() > KEPT) errors_.pop_front();
-            }
-            if (listener_ && number <= 3) listener_(number, text);
+            if (number <= 1) last_error = text;
+            if (number > 3) return;
+            const std::lock_guard<std::mutex> guard(lock_);
+            for (const auto &[owner, listener] : listeners_) listener(number, text);
         } catch (...) {
             return;  // nothing may be thrown into TensorRT
         }
     }
 
-    void forget() {
+    void add(const void *owner, LogListener listener) {
         const std::lock_guard<std::mutex> guard(lock_);
-        errors_.clear();
+        listeners_.emplace(owner, std::move(listener));
     }
 
-    // The latest error; empty where there is none.
-    std::string last() const {
+    void remove(const void *owner) noexcept {
         const std::lock_guard<std::mutex> guard(lock_);
-        if (errors_.empty()) return "";
-        const std::string &text = errors_.back();
-        const std::size_t start = text.find_first_not_of(" \n\r\t"), end = text.find_last_not_of(" \n\r\t");
-        return start == std::string::npos ? "" : text.substr(start, std::min(end + 1 - start, LONGEST_REASON));
-    }
-
-    std::string reason() const {
-        const std::string text = last();
-        return text.empty() ? "it gives no reason" : text;
+        listeners_.erase(owner);
     }
 
 private:
-    LogListener listener_;
-    mutable std::mutex lock_;
-    std::deque<std::string> errors_;
+    ProcessLog() = default;
+
+    std::mutex lock_;
+    std::map<const void *, LogListener> listeners_;
 };
+
+// The latest error in a few words; empty where there is none.
+std::string latest() {
+    const std::size_t start = last_error.find_first_not_of(" \n\r\t"), end = last_error.find_last_not_of(" \n\r\t");
+    return start == std::string::npos ? "" : last_error.substr(start, std::min(end + 1 - start, LONGEST_REASON));
+}
+
+std::string reason() {
+    const std::string text = latest();
+    return text.empty() ? "it gives no reason" : text;
+}
+
+}  // namespace
+
+Listening::Listening(LogListener listener) {
+    if (listener) ProcessLog::instance().add(this, std::move(listener));
+}
+
+Listening::~Listening() { ProcessLog::instance().remove(this); }
 
 std::size_t EngineTensor::item_size() const { return dtype == "float32" || dtype == "int32" ? 4 : dtype == "float16" ? 2 : 1; }
 
@@ -124,26 +140,28 @@ std::size_t EngineTensor::bytes(std::size_t batch) const {
 
 Engine::Engine(std::shared_ptr<Driver> driver, const std::string &plan, const std::string &name, const std::string &lean_runtime,
                LogListener listener)
-    : driver_(std::move(driver)), name_(name), log_(std::make_unique<TensorRTLog>(std::move(listener))) {
+    : driver_(std::move(driver)), name_(name), listening_(std::move(listener)) {
     const std::string title = tensorrt_here().title();
     const Active active(*driver_);
-    runtime_.reset(nvinfer1::createInferRuntime(*log_));
-    if (!runtime_) throw device_error(title + " cannot start: " + log_->reason() + ".", DOCTOR);
+    last_error.clear();
+    runtime_.reset(nvinfer1::createInferRuntime(ProcessLog::instance()));
+    if (!runtime_) throw device_error(title + " cannot start: " + reason() + ".", DOCTOR);
     runtime_->setEngineHostCodeAllowed(false);
     if (!lean_runtime.empty()) {
         outer_ = std::move(runtime_);
         runtime_.reset(outer_->loadRuntime(lean_runtime.c_str()));
-        if (!runtime_) throw model_error(title + " cannot load the lean runtime " + lean_runtime + ": " + log_->reason(), "Check its path.");
+        if (!runtime_) throw model_error(title + " cannot load the lean runtime " + lean_runtime + ": " + reason(), "Check its path.");
     }
     engine_.reset(runtime_->deserializeCudaEngine(plan.data(), plan.size()));
     if (!engine_) {
-        std::string reason = log_->reason(), small = reason;
+        const std::string told = reason();
+        std::string small = told;
         std::transform(small.begin(), small.end(), small.begin(), [](unsigned char letter) { return static_cast<char>(std::tolower(letter)); });
         if (small.find("memory") != std::string::npos) {
-            throw device_error(title + " cannot load " + name + " with " + megabytes(driver_->free_memory()) + " MiB free: " + reason,
+            throw device_error(title + " cannot load " + name + " with " + megabytes(driver_->free_memory()) + " MiB free: " + told,
                                "Free memory of the GPU.");
         }
-        throw model_error(title + " refuses the engine " + name + ": " + reason, "Rebuild it on this machine.");
+        throw model_error(title + " refuses the engine " + name + ": " + told, "Rebuild it on this machine.");
     }
     for (int index = 0; index < engine_->getNbIOTensors(); ++index) tensors_.push_back(tensor(engine_->getIOTensorName(index)));
     std::stable_sort(tensors_.begin(), tensors_.end(), [](const EngineTensor &a, const EngineTensor &b) { return a.input && !b.input; });
@@ -223,25 +241,25 @@ std::vector<TensorSpec> Engine::specs() const {
 
 namespace {
 
-Error failure(const Engine &engine, const TensorRTLog &log, const std::string &what, const char *mend = DOCTOR) {
-    std::string reason = log.last();
-    while (!reason.empty() && reason.back() == '.') reason.pop_back();
-    return device_error(tensorrt_here().title() + " " + what + ", engine " + engine.name() + (reason.empty() ? "" : ": " + reason) + ".", mend);
+Error failure(const Engine &engine, const std::string &what, const char *mend = DOCTOR) {
+    std::string told = latest();
+    while (!told.empty() && told.back() == '.') told.pop_back();
+    return device_error(tensorrt_here().title() + " " + what + ", engine " + engine.name() + (told.empty() ? "" : ": " + told) + ".", mend);
 }
 
 }  // namespace
 
 ExecutionContext::ExecutionContext(std::shared_ptr<const Engine> engine, cudaStream_t stream) : engine_(std::move(engine)) {
     const Active active(*engine_->driver_);
-    engine_->log_->forget();
+    last_error.clear();
     context_.reset(engine_->engine_->createExecutionContext());
     if (!context_) {
-        throw failure(*engine_, *engine_->log_,
+        throw failure(*engine_,
                       "cannot make an execution context with " + megabytes(engine_->driver_->free_memory()) + " MiB of GPU memory free",
                       "Free memory of the GPU, use fewer contexts, or rebuild it with a smaller --batch.");
     }
     if (!engine_->dynamic_) return;
-    if (!context_->setOptimizationProfileAsync(0, stream)) throw failure(*engine_, *engine_->log_, "refuses the engine's optimization profile");
+    if (!context_->setOptimizationProfileAsync(0, stream)) throw failure(*engine_, "refuses the engine's optimization profile");
     synchronize(*engine_->driver_, stream);
 }
 
@@ -256,7 +274,7 @@ ExecutionContext::~ExecutionContext() {
 
 void ExecutionContext::set_address(const EngineTensor &tensor, DevicePointer address) {
     if (!context_->setTensorAddress(tensor.name.c_str(), reinterpret_cast<void *>(static_cast<std::uintptr_t>(address)))) {
-        throw failure(*engine_, *engine_->log_, "refuses a buffer for " + tensor.name);
+        throw failure(*engine_, "refuses a buffer for " + tensor.name);
     }
 }
 
@@ -270,15 +288,15 @@ void ExecutionContext::set_batch(int batch) {
         dims.d[0] = batch;
         for (std::size_t axis = 0; axis < tensor.shape.size(); ++axis) dims.d[axis + 1] = static_cast<std::remove_reference_t<decltype(dims.d[0])>>(tensor.shape[axis]);
         if (!context_->setInputShape(tensor.name.c_str(), dims)) {
-            throw failure(*engine_, *engine_->log_, "refuses the shape " + shape_text(sizes_of(dims)) + " of " + tensor.name);
+            throw failure(*engine_, "refuses the shape " + shape_text(sizes_of(dims)) + " of " + tensor.name);
         }
     }
     batch_ = batch;
 }
 
 void ExecutionContext::enqueue(cudaStream_t stream) {
-    engine_->log_->forget();
-    if (!context_->enqueueV3(stream)) throw failure(*engine_, *engine_->log_, "failed to run");
+    last_error.clear();
+    if (!context_->enqueueV3(stream)) throw failure(*engine_, "failed to run");
 }
 
 bool ExecutionContext::can_capture(cudaStream_t stream) const {

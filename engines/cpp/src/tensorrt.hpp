@@ -35,7 +35,14 @@ struct EngineTensor {
     std::size_t bytes(std::size_t batch) const;
 };
 
-class TensorRTLog;
+// For its life `listener` hears what TensorRT says, on any thread and of any engine.
+class Listening {
+public:
+    explicit Listening(LogListener listener);
+    ~Listening();
+    Listening(const Listening &) = delete;
+    Listening &operator=(const Listening &) = delete;
+};
 
 // A plan on one GPU, shared by any number of contexts. What throws and what it says is as of Python's Engine (engines/session.py).
 class Engine {
@@ -62,7 +69,7 @@ private:
 
     std::shared_ptr<Driver> driver_;
     std::string name_;
-    std::unique_ptr<TensorRTLog> log_;
+    Listening listening_;
     std::unique_ptr<nvinfer1::IRuntime> outer_, runtime_;  // `outer_` loaded a lean runtime
     std::unique_ptr<nvinfer1::ICudaEngine> engine_;
     std::vector<EngineTensor> tensors_;

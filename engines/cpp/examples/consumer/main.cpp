@@ -3,7 +3,8 @@
 
 #include <yolact_deploy/yolact.hpp>
 
-int main(int, char **arguments) try {
+int main(int count, char **arguments) try {
+    if (count != 2) return 2;
     yolact::Detector detector = yolact::Detector::load(arguments[1]);
     const std::vector<unsigned char> frame(640 * 480 * 3, 128);  // your picture: rows of RGB, or BGR, or a decoder's NV12 on the GPU
     yolact::ImageView picture;

@@ -3,12 +3,14 @@
 #define YOLACT_DEPLOY_DETECTOR_HPP
 
 #include <cstddef>
+#include <cstdint>
 #include <exception>
 #include <functional>
 #include <future>
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "error.hpp"
 #include "export.h"
@@ -48,7 +50,8 @@ struct Options {
     std::optional<int> max_detections;     // of a picture, 1 … 1024
     std::size_t rle_bytes = std::size_t{4} << 20;  // room for the compressed masks of a picture; it grows where it does not do
     std::string lean_runtime;  // for a version-compatible engine: its libnvinfer_lean.so
-    std::function<void(int severity, const char *text)> log;  // hears TensorRT: 0 internal error, 1 error, 2 warning, 3 info; from any thread
+    // Hears TensorRT, of whatever it does in the process: 0 internal error, 1 error, 2 warning, 3 info; from any thread. It may not load engines.
+    std::function<void(int severity, const char *text)> log;
 };
 
 // What an engine is.
@@ -56,9 +59,9 @@ struct Info {
     std::string variant, precision, device, tensorrt;  // "yolact_resnet50", "fp16", "NVIDIA H200", "TensorRT 10.16.1.11"
     int input_size = 0;                                // pixels a side
     int smallest_batch = 0, largest_batch = 0;         // pictures that the engine takes at once; calls take any number
-    Span<const std::string> names;                     // of the classes; live as long as the detector
-    Span<const std::int64_t> categories;
-    std::size_t device_bytes = 0;                      // GPU memory of buffers made so far, TensorRT's own left out
+    std::vector<std::string> names;                    // of the classes
+    std::vector<std::int64_t> categories;              // COCO category ids of these
+    std::size_t device_bytes = 0;                      // GPU memory of the buffers of idle contexts, TensorRT's own left out
 };
 
 // A loaded engine. Move-only; every method but the destructor and moving may be called from any number of threads: calls beyond
@@ -71,7 +74,8 @@ public:
     // contradict it, ErrorCode::device without such a GPU or without memory for it.
     static Detector load(const std::string &path, const Options &options = {});
 
-    ~Detector();  // waits for calls and submissions under way
+    // Waits for calls and submissions under way; in a callback, for calls alone.
+    ~Detector();
     Detector(Detector &&other) noexcept;
     Detector &operator=(Detector &&other) noexcept;
     Detector(const Detector &) = delete;
@@ -91,20 +95,21 @@ public:
 
     // The same with a function that is called once, on a thread of the detector's, with the results or with what went wrong (std::exception_ptr
     // that is not null). Callbacks come in the order of the calls; one that blocks keeps the others back, and it must not call detect or
-    // submit. What it throws ends the program.
+    // submit, or warm_up; it may end the detector. What it throws ends the program.
     using Callback = std::function<void(Results results, std::exception_ptr error)>;
     void submit(Span<const ImageView> pictures, Callback callback, cudaStream_t stream = nullptr);
 
-    // Make all contexts and run each on grey pictures of this size until nothing more is allocated or captured; then calls with pictures up to
-    // this size and this many at once cost what they always will.
+    // Make all contexts and run each on `batch` grey pictures of this size until nothing more is allocated or captured. Calls with as many
+    // pictures up to this size then cost what they always will; a call with another number of pictures than the one before on its context
+    // sets the batch and, the time after, captures a graph anew.
     void warm_up(int width, int height, int batch = 1);
 
     Info info() const;
 
-    struct Implementation;
-
 private:
+    struct Implementation;
     explicit Detector(std::unique_ptr<Implementation> implementation);
+    Implementation &implementation() const;
     std::unique_ptr<Implementation> implementation_;
 };
 

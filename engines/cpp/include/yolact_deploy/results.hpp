@@ -13,7 +13,11 @@
 
 namespace yolact {
 
-// One instance. The text of `rle` is borrowed from the Results that it came from.
+namespace detail {
+class Shelf;
+}
+
+// One instance. It is a view: the text of `rle` is borrowed from the Results that it came from, and copies borrow it too.
 struct Detection {
     float x1, y1, x2, y2;  // pixels of the picture, clipped to it; a box wholly outside ends with x1 > x2 or y1 > y2, as in Python
     float score;           // class probability, by which detections are ordered
@@ -23,7 +27,8 @@ struct Detection {
     std::string_view rle;  // COCO's compressed run lengths of the mask, column by column; empty where RLE was not asked for
 };
 
-// One picture's masks as bits on the device, borrowed from Results. The work that made them is over: any stream of the GPU may read them.
+// One picture's masks as bits on the device, borrowed from Results. The work that made them is over: any stream of the GPU may read them. Wait
+// for your readers before the Results are cleared, used again or destroyed: then the next call may overwrite the masks.
 struct DeviceMasksView {
     const std::uint32_t *bits = nullptr;  // device memory: mask i begins at bits + i * mask_words
     std::size_t mask_words = 0;           // from one mask to the next; at least row_words * height
@@ -55,11 +60,13 @@ public:
     Span<const std::uint32_t> bits(std::size_t index) const;
 
     // A JSON list of COCO results: image_id, category_id, bbox, score and segmentation of each detection with an area, as the Python package's
-    // Detections.to_coco. `image_id` is written as it is: a number, or a string with its quotes.
+    // Detections.to_coco. `image_id` is written as it is: a number, or a string with its quotes. Throws ErrorCode::config where Masks::rle was
+    // not asked for.
     std::string coco_json(const std::string &image_id) const;
 
 private:
     friend class Results;
+    bool has_rle_ = false;
     const std::uint32_t *host_bits_ = nullptr;
     std::size_t host_bits_words_ = 0;
 };
@@ -77,8 +84,12 @@ public:
 
     // Pictures of the call, in their order.
     std::size_t size() const noexcept;
+
+    // One of them; there has to be such a picture. `at` throws ErrorCode::config where there is none.
     DetectionsView operator[](std::size_t picture) const & noexcept;
+    DetectionsView at(std::size_t picture) const &;
     DetectionsView operator[](std::size_t picture) && = delete;  // of results that end with the expression the view would dangle
+    DetectionsView at(std::size_t picture) && = delete;
 
     // Give back what it holds of a detector: with Masks::device_bits that is the context which made them. Views end.
     void clear() noexcept;
@@ -87,6 +98,9 @@ public:
     Storage &storage();  // for the library itself
 
 private:
+    friend class detail::Shelf;
+    explicit Results(std::unique_ptr<Storage> storage) noexcept;
+
     std::unique_ptr<Storage> storage_;
 };
 

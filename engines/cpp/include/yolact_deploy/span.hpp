@@ -16,6 +16,10 @@ public:
     constexpr Span() noexcept = default;
     constexpr Span(T *data, std::size_t size) noexcept : data_(data), size_(size) {}
     constexpr Span(std::initializer_list<std::remove_const_t<T>> list) noexcept : size_(list.size()) { data_ = list.begin(); }
+    template <std::size_t N>
+    constexpr Span(T (&array)[N]) noexcept : data_(array), size_(N) {}  // NOLINT: converts, as std::span
+    template <std::size_t N, typename Plain = std::remove_const_t<T>, typename = std::enable_if_t<!std::is_same_v<Plain, T>>>
+    constexpr Span(Plain (&array)[N]) noexcept : data_(array), size_(N) {}  // NOLINT: converts, as std::span
     // Vectors, arrays and whatever else has data() and size().
     template <typename Container, typename = std::enable_if_t<std::is_convertible_v<decltype(std::declval<Container &>().data()), T *>>>
     constexpr Span(Container &&container) noexcept : data_(container.data()), size_(container.size()) {}  // NOLINT: converts, as std::span

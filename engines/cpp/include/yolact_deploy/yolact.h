@@ -1,9 +1,9 @@
-/* The C interface of yolact_deploy, for C and for other languages. It is the C++ interface (yolact.hpp) with opaque handles; what is said there of
+/* The C interface (C11) of yolact_deploy, for C and for other languages. It is the C++ interface (yolact.hpp) with opaque handles; what is said there of
  * units, memory, streams and threads holds here.
  *
  * Every function that can fail returns 0 or a code of yolact_error; yolact_last_error() then tells the calling thread what happened and what
- * to do. Handles may be null where they are given back. Structures begin with their size, so that later versions may add to them: fill them
- * with the macros below, or zero them and set `size`.
+ * to do. Handles may be null where they are given back. Structures begin with their size, so that later versions may add to them: set it, and
+ * leave 0 what is to be as usual. Submissions with callbacks are C++'s alone.
  */
 #ifndef YOLACT_DEPLOY_YOLACT_H
 #define YOLACT_DEPLOY_YOLACT_H
@@ -34,17 +34,24 @@ enum yolact_masks { YOLACT_RLE = 1, YOLACT_HOST_BITS = 2, YOLACT_DEVICE_BITS = 4
 typedef struct yolact_detector yolact_detector; /* an engine that is loaded; for any number of threads */
 typedef struct yolact_results yolact_results;   /* what a call found; for one thread at a time */
 
-/* Options of yolact_load. Negative thresholds and counts mean: as the sidecar says; 0 contexts and rle_bytes: the default. */
+/* Which of the settings below are given; the others are as the engine's sidecar says. */
+enum yolact_settings { YOLACT_SET_NMS = 1, YOLACT_SET_SCORE = 2, YOLACT_SET_IOU = 4, YOLACT_SET_TOP_K = 8, YOLACT_SET_MAX_DETECTIONS = 16 };
+
+/* Options of yolact_load; see Options. */
 typedef struct yolact_options {
-    size_t size; /* sizeof(yolact_options) */
-    int device, contexts, graphs, masks;
-    int nms; /* yolact_nms; -1: the default */
+    size_t size;            /* sizeof(yolact_options) */
+    int device;             /* GPU */
+    int contexts;           /* 0: the default */
+    int no_graphs;          /* 1: never replay CUDA graphs */
+    int masks;              /* yolact_masks, combined with |; 0: YOLACT_RLE */
+    int settings;           /* yolact_settings, combined with | */
+    int nms;                /* yolact_nms */
     float score_threshold, iou_threshold;
     int top_k, max_detections;
-    size_t rle_bytes;
-    const char *lean_runtime; /* null: none */
+    size_t rle_bytes;          /* 0: the default */
+    const char *lean_runtime;  /* null: none */
 } yolact_options;
-#define YOLACT_OPTIONS_DEFAULT {sizeof(yolact_options), 0, 0, 1, YOLACT_RLE, -1, -1.0f, -1.0f, -1, -1, 0, NULL}
+#define YOLACT_OPTIONS_DEFAULT {sizeof(yolact_options), 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, NULL}
 
 /* A borrowed picture; see ImageView. */
 typedef struct yolact_image {
@@ -59,6 +66,7 @@ typedef struct yolact_image {
 
 /* One instance; see Detection. `rle` is not terminated, and lives as long as the results stay as they are. */
 typedef struct yolact_detection {
+    size_t size; /* sizeof(yolact_detection) */
     float x1, y1, x2, y2, score, mask_score;
     int label, prior;
     const char *rle;
@@ -78,7 +86,7 @@ YOLACT_API int yolact_load(const char *path, const yolact_options *options, yola
 YOLACT_API void yolact_free(yolact_detector *detector);
 
 /* Detect in `count` pictures that lie one after the other. `stream` is a cudaStream_t, null for one of the detector's own. `*results` is null, or
- * results of an earlier call, whose memory is used again; if the call fails they are empty. */
+ * results of an earlier call, whose memory is used again; if the call fails it stays null, or they are empty. */
 YOLACT_API int yolact_detect(yolact_detector *detector, const yolact_image *images, size_t count, cudaStream_t stream, yolact_results **results);
 
 YOLACT_API int yolact_warm_up(yolact_detector *detector, int width, int height, int batch);
@@ -94,8 +102,9 @@ YOLACT_API int yolact_get(const yolact_results *results, size_t picture, size_t 
 /* One mask as bits on the host, `*words` words: rows of ceil(width / 32), pixel x in bit x % 32 of word x / 32. With YOLACT_HOST_BITS only. */
 YOLACT_API int yolact_bits(const yolact_results *results, size_t picture, size_t index, const uint32_t **bits, size_t *words);
 
-/* All masks of a picture as bits on the GPU: mask i begins at `*bits + i * *mask_words`. With YOLACT_DEVICE_BITS only. */
-YOLACT_API int yolact_device_bits(const yolact_results *results, size_t picture, const uint32_t **bits, size_t *mask_words);
+/* All masks of a picture as bits on the GPU: mask i begins at `*bits + i * *mask_words`; and the labels there, unless `labels` is null. With
+ * YOLACT_DEVICE_BITS only. */
+YOLACT_API int yolact_device_bits(const yolact_results *results, size_t picture, const uint32_t **bits, size_t *mask_words, const int32_t **labels);
 
 /* A picture's detections as COCO results, JSON; `image_id` is written as it is. The text lives until the next call with these results. */
 YOLACT_API const char *yolact_coco_json(yolact_results *results, size_t picture, const char *image_id);
