@@ -22,6 +22,7 @@ from yolact_deploy.cli.quickstart import quickstart
 from yolact_deploy.cli.sdk import sdk
 from yolact_deploy.cli.selftest import selftest
 from yolact_deploy.cli.train import train
+from yolact_deploy.cli.triton_repository import triton_repository
 from yolact_deploy.errors import YolactDeployError
 
 __all__ = ["app", "main"]
@@ -82,6 +83,7 @@ app.command()(inspect)
 app.command()(adopt)
 app.command()(selftest)
 app.command()(sdk)
+app.command()(triton_repository)
 app.command()(doctor)
 app.command()(make_shapes)
 app.command()(train)

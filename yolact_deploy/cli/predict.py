@@ -1,4 +1,4 @@
-"""``yolact-deploy predict``: pictures in, overlays and COCO results out."""
+"""``yolact-deploy predict``: pictures or a video in, overlays and COCO results out."""
 
 from __future__ import annotations
 
@@ -10,9 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from yolact_deploy.cli.common import ARTIFACTS, console, counted, demo_picture, demo_weights, is_terminal, need_torch
+from yolact_deploy.cli.predict_video import VideoRun, hush_decoders, refuse_video_name, video_place, videos_in
 from yolact_deploy.errors import PictureError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from yolact_deploy.detections import Detections
     from yolact_deploy.runtime import Detector
 
@@ -26,11 +29,19 @@ def predict(
         Path | None, typer.Argument(help="An ONNX file, an engine or a checkpoint. \\[default: the demo model]", show_default=False)
     ] = None,
     source: Annotated[
-        Path | None, typer.Argument(help="A picture, or a folder of pictures. \\[default: a drawn picture]", show_default=False)
+        Path | None,
+        typer.Argument(
+            help="A picture, a folder of pictures, a video, or a camera's number. \\[default: a drawn picture]", show_default=False
+        ),
     ] = None,
-    save: Annotated[Path, typer.Option(help="Folder for the overlays.")] = ARTIFACTS / "predictions",
+    save: Annotated[
+        Path, typer.Option(help="Folder for the overlays; for a video or camera also a file: .mp4, .mov, .mkv or .avi.")
+    ] = ARTIFACTS / "predictions",
     overlays: Annotated[bool, typer.Option("--overlays/--no-overlays", help="Draw and save overlays.")] = True,
-    json: Annotated[Path | None, typer.Option(help="Write COCO results (RLE masks) to this file.", show_default=False)] = None,
+    json: Annotated[
+        Path | None,
+        typer.Option(help="Write COCO results (RLE masks) to this file; image_id of a video is the frame, from 0.", show_default=False),
+    ] = None,
     score_threshold: Annotated[float, typer.Option(min=0.0, max=1.0, help="Keep detections that score above this.")] = 0.15,
     providers: Annotated[
         str | None, typer.Option(help="ONNX Runtime providers, comma-separated: cpu, cuda, … \\[default: the best]", show_default=False)
@@ -47,17 +58,26 @@ def predict(
     force: Annotated[bool, typer.Option("--force", help="Replace files that this command did not write.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but errors.")] = False,
 ) -> None:
-    """Detect instances in a picture or a folder of pictures; save overlays, and COCO results where asked for."""
+    """Detect instances in a picture, a folder of pictures, a video or a camera; save overlays, and COCO results where asked for.
+
+    Ctrl-C ends a video or camera cleanly: the frames done so far are kept.
+    """
+    hush_decoders()  # before OpenCV is imported
     from yolact_deploy.runtime import load
 
     out = console(quiet=quiet)
+    place = video_place(source)
+    if place is None and overlays:
+        refuse_video_name(save)
     if json is not None:
         _check_results_file(json, force=force)
     if model is None:
         need_torch("The demo model")
         model = demo_weights()
         out.print(f"No model was named: taking the demo model {model}", soft_wrap=True, markup=False)
-    pictures = _pictures(source)
+    folder = save if overlays else None
+    video = None if place is None else VideoRun(place, folder, json, score_threshold, force=force, quiet=quiet)
+    pictures = _pictures(source, out) if video is None else []
     chosen = None if providers is None else [name.strip() for name in providers.split(",") if name.strip()]
     detector = load(
         model,
@@ -70,21 +90,32 @@ def predict(
         trust=trust,
         lean_runtime=lean_runtime,
     )
-    out.print(f"{detector!r}, {counted(len(pictures), 'picture')}", soft_wrap=True, markup=False)
-    tolerant = source is not None and source.is_dir()
-    run = _Run(detector, score_threshold, save if overlays else None, force=force, tolerant=tolerant)
+    what = counted(len(pictures), "picture") if video is None else video.source.name
+    out.print(f"{detector!r}, {what}", soft_wrap=True, markup=False)
+    if video is not None:
+        ended = video.go(detector, out)
+    else:
+        run = _Run(detector, score_threshold, folder, force=force, tolerant=source is not None and source.is_dir())
+        ended = _all_pictures(run, pictures, json, out, quiet=quiet)
+    if reason := detector.backend.host_reason((), detector.settings):
+        out.print(f"NMS and masks were made on the CPU: {reason}", soft_wrap=True, markup=False)
+    if ended is not None:
+        raise ended
+
+
+def _all_pictures(run: _Run, pictures: list[Path | None], json: Path | None, out: Console, *, quiet: bool) -> PictureError | None:
+    """Detect in all pictures and tell; what is to be raised after that."""
     for path in _progress(pictures, quiet=quiet):
         run.one(path)
     if json is not None:
         _write_results(json, run.results)
         out.print(f"Saved {json} ({counted(len(run.results), 'detection')})", soft_wrap=True, markup=False)
-    if overlays and run.done:
-        out.print(f"Saved {counted(run.done, 'overlay')} in {save}", soft_wrap=True, markup=False)
+    if run.save is not None and run.done:
+        out.print(f"Saved {counted(run.done, 'overlay')} in {run.save}", soft_wrap=True, markup=False)
     out.print(run.summary(), soft_wrap=True)
-    if reason := detector.backend.host_reason((), detector.settings):
-        out.print(f"NMS and masks were made on the CPU: {reason}", soft_wrap=True, markup=False)
-    if run.skipped:
-        raise PictureError(f"{run.skipped} of {len(pictures)} pictures could not be read and were skipped.", "See the lines above.")
+    if not run.skipped:
+        return None
+    return PictureError(f"{run.skipped} of {len(pictures)} pictures could not be read and were skipped.", "See the lines above.")
 
 
 class _Run:
@@ -163,7 +194,7 @@ def image_id_of(picture: Path) -> int | str:
     return int(picture.stem) if picture.stem.isascii() and picture.stem.isdecimal() else picture.name
 
 
-def _pictures(source: Path | None) -> list[Path | None]:
+def _pictures(source: Path | None, out: Console) -> list[Path | None]:
     from yolact_deploy.drawing import is_overlay
     from yolact_deploy.pictures import list_pictures
 
@@ -171,7 +202,10 @@ def _pictures(source: Path | None) -> list[Path | None]:
         return [None]
     if not source.is_dir():
         return [source]
-    return [path for path in list_pictures(source) if not (".overlay." in path.name and is_overlay(path))]
+    found: list[Path | None] = [path for path in list_pictures(source) if not (".overlay." in path.name and is_overlay(path))]
+    if videos := videos_in(source):
+        out.print(f"Left out: {counted(len(videos), 'video')} in {source}; give each by itself", soft_wrap=True, markup=False)
+    return found
 
 
 def _progress(pictures: list[Path | None], *, quiet: bool) -> Iterator[Path | None]:

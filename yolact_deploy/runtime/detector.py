@@ -63,6 +63,11 @@ class Detector:
         """Names and category ids of the labels."""
         return self.manifest.classes
 
+    @property
+    def group(self) -> int:
+        """How many pictures :meth:`stream` takes through the network at once."""
+        return max(min(_DEFAULT_GROUP, self.backend.largest_batch or _DEFAULT_GROUP), self.backend.smallest_batch)
+
     @overload
     def predict(
         self, source: PictureSource, *, channels: Literal["rgb", "bgr"] | None = ..., score_threshold: float = ...
@@ -93,7 +98,7 @@ class Detector:
         self, sources: Sequence[Any], *, channels: Literal["rgb", "bgr"] | None = None, score_threshold: float = 0.0
     ) -> Iterator[Detections]:
         """:meth:`predict` for many pictures, one batch in memory at a time, in order."""
-        step = max(min(_DEFAULT_GROUP, self.backend.largest_batch or _DEFAULT_GROUP), self.backend.smallest_batch)
+        step = self.group
         for start in range(0, len(sources), step):
             clock = time.perf_counter()
             pictures = [read_picture(source, channels=channels) for source in sources[start : start + step]]
