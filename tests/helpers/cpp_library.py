@@ -37,6 +37,7 @@ __all__ = [
     "run_commands",
     "run_program",
     "tool",
+    "with_images",
 ]
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -131,6 +132,28 @@ def build_library(
     return made
 
 
+def with_images(library: CppLibrary, images: Sequence[bytes]) -> CppLibrary:
+    """The shared library of `library` with other images of kernels in it: linked again, not compiled again."""
+    digest = hashlib.sha256(b"".join(len(image).to_bytes(8, "little") + image for image in images)).hexdigest()[:16]
+    folder = library.folder / f"images-{digest}"
+    made = CppLibrary(folder, library.standin, library.sources, len(images))
+    folder.mkdir(exist_ok=True)
+    with open(folder / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not made.shared.exists():
+            for place, image in zip(made.images, images, strict=True):
+                place.write_bytes(image)
+            source = folder / "kernel_images.cpp"
+            cmake(
+                f"-DIMAGES={made.image_list}", f"-DSOURCE={source}", "-DCOMPILER=GNU", "-P", str(library.sources / "cmake" / "embed.cmake")
+            )
+            objects = sorted((library.folder / "CMakeFiles" / "yolact_deploy_objects.dir" / "src").glob("*.o"))
+            linked = [*library.standin.compile_flags, "-fPIC", "-shared", "-I", str(library.sources / "src"), "-o", str(made.shared)]
+            command = [library.standin.compiler, *linked, str(source), *map(str, objects), *library.standin.link_flags]
+            subprocess.run(command, check=True, timeout=300)
+    return made
+
+
 def configure(standin: StandIn, sources: Path, folder: Path, **variables: object) -> None:
     """Have CMake write the build of a project into `folder`, with a stand-in as TensorRT and its headers as CUDA's.
 
@@ -192,7 +215,9 @@ def compile_program(library: CppLibrary, name: str, *, static: bool = False) -> 
 def run_program(library: CppLibrary, command: Sequence[object], text: str = "", *, timeout: float = 200, **settings: Any) -> str:
     """What the program prints; AssertionError where it fails."""
     words, environment = [str(word) for word in command], library.environment(**settings)
-    done = subprocess.run(words, input=text, env=environment, capture_output=True, text=True, timeout=timeout, check=False)
+    done = subprocess.run(
+        words, input=text, env=environment, capture_output=True, text=True, errors="replace", timeout=timeout, check=False
+    )
     if done.returncode:
         raise AssertionError(f"{Path(words[0]).name} ended with {done.returncode}:\n{done.stdout[-1000:]}\n{done.stderr[-6000:]}")
     return done.stdout

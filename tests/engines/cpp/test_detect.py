@@ -12,7 +12,7 @@ import pytest
 from tests.engines.cpp.standin.made_heads import golden_outputs, made_outputs
 from tests.engines.cpp.truth import NMS, Recorded, noise, picture_line, same
 from tests.helpers.cpp_engines import write_recorded_engine
-from tests.helpers.cpp_library import CppLibrary, run_commands
+from tests.helpers.cpp_library import CppLibrary, run_commands, with_images
 from tests.helpers.tiny import tiny_variant
 from yolact_deploy.engines.batches import BatchRange
 from yolact_deploy.manifest import InputSpec
@@ -199,8 +199,6 @@ def test_those_above_a_score(library: CppLibrary, tmp_path: Path) -> None:
 def test_a_real_cubin_is_embedded_and_found(library: CppLibrary, tmp_path: Path) -> None:
     compiler = pytest.importorskip("yolact_deploy.engines.cuda.compiler")
     pytest.importorskip("cuda.bindings.nvrtc")
-    from tests.helpers.cpp_library import build_library
-
-    built = build_library(library.standin, [compiler.cached_kernels((8, 9))], targets=["yolact_deploy"])
+    built = with_images(library, [compiler.cached_kernels((8, 9))])
     engine = recorded(built, tmp_path, SMALL)
     detect_all(built, tmp_path, engine)

@@ -14,7 +14,7 @@ import pytest
 from tests.engines.cpp.standin.made_heads import made_outputs
 from tests.engines.cpp.test_detect import recorded, written
 from tests.engines.cpp.truth import Recorded, noise, picture_line, same
-from tests.helpers.cpp_library import CppLibrary, build_library, compile_program, run_commands, run_program
+from tests.helpers.cpp_library import CppLibrary, compile_program, run_commands, run_program, with_images
 from tests.helpers.tiny import tiny_variant
 from yolact_deploy.errors import ConfigError
 from yolact_deploy.manifest import InputSpec
@@ -118,7 +118,7 @@ def test_the_oldest_driver_that_does(library: CppLibrary, engine: Recorded) -> N
 
 def test_kernels_for_another_architecture_only(library: CppLibrary, engine: Recorded) -> None:
     for image in (b"STUB 75", b"no image"):
-        other = build_library(library.standin, [image], targets=["yolact_deploy"])
+        other = with_images(library, [image])
         code, told = refused(other, f"load path={engine.engine}")
         assert code == DEVICE
         assert told.startswith(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.engines.cpp.standin.made_heads import made_outputs
-from tests.helpers.cpp_engines import build_standin, write_recorded_engine
-from tests.helpers.cpp_library import CppLibrary, build_library, missing, run_commands
+from tests.helpers.cpp_engines import write_recorded_engine
+from tests.helpers.cpp_library import CppLibrary, missing, run_commands
 from tests.helpers.tiny import tiny_variant
 from yolact_deploy.engines.batches import BatchRange
 from yolact_deploy.engines.sidecar import sidecar_path
@@ -28,17 +29,16 @@ HOST, GPU = 0, 1
 
 
 @pytest.fixture(scope="module")
-def library() -> CppLibrary:
-    return build_library(build_standin(sanitize="address,undefined"))
+def library(library_of: Callable[[str], CppLibrary]) -> CppLibrary:
+    return library_of("address")
 
 
 @pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def engine(library: CppLibrary, tmp_path_factory: pytest.TempPathFactory) -> Path:
     variant = tiny_variant(input_size=64)
     outputs = made_outputs(variant, rows=2, postprocess="none")
-    return write_recorded_engine(
-        tmp_path_factory.mktemp("engine"), variant, outputs, name="a", postprocess="none", batch=BatchRange(1, 2, 4)
-    )
+    made_for = {"batch": BatchRange(1, 2, 4), "version": library.standin.version}
+    return write_recorded_engine(tmp_path_factory.mktemp("engine"), variant, outputs, name="a", postprocess="none", **made_for)
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.engines.cpp.standin.made_heads import made_outputs
-from tests.helpers.cpp_engines import VERSION, build_standin, write_recorded_engine
-from tests.helpers.cpp_library import CppLibrary, build_library, missing, run_commands
+from tests.helpers.cpp_engines import VERSION, write_recorded_engine
+from tests.helpers.cpp_library import CppLibrary, missing, run_commands
 from tests.helpers.tiny import tiny_variant
 from yolact_deploy.engines.batches import BatchRange
 from yolact_deploy.engines.gpu import Gpu
@@ -26,11 +26,6 @@ pytestmark = pytest.mark.skipif(bool(missing()), reason=missing())
 
 MODEL_FILE = 2
 REBUILD = "yolact-deploy build-engine a.onnx --sm 89"
-
-
-@pytest.fixture(scope="module")
-def library() -> CppLibrary:
-    return build_library(build_standin())
 
 
 def engine_in(folder: Path, *, plus: bool = False, backend: str = "tensorrt", **target: Any) -> Path:
@@ -206,8 +201,8 @@ def test_a_lean_runtime_is_asked_for(library: CppLibrary, tmp_path: Path) -> Non
     )
 
 
-def test_one_library_runs_one_backend(tmp_path: Path) -> None:
-    rtx = build_library(build_standin(rtx=True))
+def test_one_library_runs_one_backend(library_of: Callable[[str], CppLibrary], tmp_path: Path) -> None:
+    rtx = library_of("rtx")
     engine = engine_in(tmp_path)
     told = cpp_error(rtx, engine)
     assert told == (
@@ -216,8 +211,8 @@ def test_one_library_runs_one_backend(tmp_path: Path) -> None:
     )
 
 
-def test_rtx_tells_the_capability_to_build_for(tmp_path: Path) -> None:
-    rtx = build_library(build_standin(rtx=True))
+def test_rtx_tells_the_capability_to_build_for(library_of: Callable[[str], CppLibrary], tmp_path: Path) -> None:
+    rtx = library_of("rtx")
     engine = engine_in(tmp_path, backend="tensorrt-rtx")
     assert cpp_error(rtx, engine, capability="8.6") == (
         f"{engine} was built for compute capability 8.9; this machine has Stub GPU 0, compute capability 8.6. "
