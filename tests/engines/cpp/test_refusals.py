@@ -28,11 +28,12 @@ MODEL_FILE = 2
 REBUILD = "yolact-deploy build-engine a.onnx --sm 89"
 
 
-def engine_in(folder: Path, *, plus: bool = False, backend: str = "tensorrt", **target: Any) -> Path:
+def engine_in(folder: Path, *, plus: bool = False, backend: str = "tensorrt", mask_iou_columns: int = 4, **target: Any) -> Path:
     variant = tiny_variant(input_size=256, mask_rescoring=True) if plus else tiny_variant(input_size=64)
     outputs = made_outputs(variant, rows=1, postprocess="none")
     target.setdefault("rebuild", REBUILD)
-    more: dict[str, Any] = {"mask_iou_batch": BatchRange(1, 2, 4)} if plus else {}
+    net = {"mask_iou_batch": BatchRange(1, 2, 4), "mask_iou": {"mean_columns": {"mask_ious": mask_iou_columns}}}
+    more: dict[str, Any] = net if plus else {}
     return write_recorded_engine(folder, variant, outputs, name="a", postprocess="none", batch=1, backend=backend, target=target, **more)
 
 
@@ -103,6 +104,7 @@ SAME_WORDS: dict[str, Callable[[Path], object]] = {
     "nothing known": written(b"hello, hello, hello"),
     "a plan of the other backend": written(b"vtrt" + bytes(100)),
     "a plan that is cut short": cut,
+    "a plan with more behind it": lambda engine: engine.write_bytes(engine.read_bytes() + b"x"),
     "a plan with another bit": altered,
     "a sidecar of no JSON": written(b"{nonsense", sidecar=True),
     "a sidecar of a list": written(b"[1, 2]", sidecar=True),
@@ -112,6 +114,7 @@ SAME_WORDS: dict[str, Callable[[Path], object]] = {
     "an ONNX file's manifest": put("kind", value="onnx"),
     "another TensorRT": put("target", "tensorrt_version", value="10.3.0.26"),
     "an unknown TensorRT": put("target", "tensorrt_version", value="no number"),
+    "a version that tells too little": put("target", "tensorrt_version", value="11"),
     "another build": put("target", "tensorrt_version", value="11.4.0.105"),
     "another GPU": put("target", "gpu", value="NVIDIA H100"),
     "another capability": put("target", "capabilities", value=["9.0", "8.6"]),
@@ -175,6 +178,33 @@ def test_the_mask_iou_engine_is_checked_likewise(library: CppLibrary, tmp_path: 
     wanted = python_error(engine)
     assert wanted is not None
     assert cpp_error(library, engine) == str(wanted)
+
+
+TENSORS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
+    "another shape": (lambda scores: scores.update(shape=[1, 7, 5]), "float32 [1, {priors}, 5], its sidecar says float32 [1, 7, 5]"),
+    "another type": (lambda scores: scores.update(dtype="float16"), "float32 [1, {priors}, 5], its sidecar says float16 [1, {priors}, 5]"),
+    "another name": (lambda scores: scores.update(name="zebras"), "float32 [1, {priors}, 5], its sidecar says missing"),
+}
+
+
+@pytest.mark.parametrize("case", TENSORS)
+def test_tensors_are_compared(library: CppLibrary, tmp_path: Path, case: str) -> None:
+    change, told = TENSORS[case]
+    engine = engine_in(tmp_path)
+    (scores,) = [one for one in json.loads(sidecar_path(engine).read_text())["outputs"] if one["name"] == "scores"]
+    edited(engine, lambda fields: [change(one) for one in fields["outputs"] if one["name"] == "scores"] and None)
+    words = told.format(priors=scores["shape"][1])
+    assert cpp_error(library, engine) == f"The tensor scores of {engine} is {words}. Rebuild it: {REBUILD}"
+
+
+@pytest.mark.parametrize("columns", [3, 5])
+def test_the_mask_iou_engine_has_to_fit(library: CppLibrary, tmp_path: Path, columns: int) -> None:
+    engine = engine_in(tmp_path, plus=True, mask_iou_columns=columns)
+    side = tiny_variant(input_size=256, mask_rescoring=True).prototype_size
+    assert cpp_error(library, engine) == (
+        f"a.maskiou.engine has the tensors float32 [B, 1, {side}, {side}]; float32 [B, {columns}]; "
+        f"a mask-IoU net has float32 [B, 1, {side}, {side}]; float32 [B, 4]. Build both engines again."
+    )
 
 
 def test_without_a_sidecar_nothing_is_loaded(library: CppLibrary, tmp_path: Path) -> None:
