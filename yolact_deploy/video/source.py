@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
+import numpy as np
 
 from yolact_deploy.errors import PictureError
 from yolact_deploy.pictures import MAX_PIXELS, Picture
@@ -95,7 +96,7 @@ class VideoSource:
         for failed in range(_RETRIES + 1):
             done, picture = self._capture.read()
             if done:
-                return failed, cv2.cvtColor(picture, cv2.COLOR_BGR2RGB)  # type: ignore[return-value]  # uint8 as it came
+                return failed, np.asarray(cv2.cvtColor(picture, cv2.COLOR_BGR2RGB), np.uint8)
         return _RETRIES + 1, None
 
     def _judge(self, clock: _Clock, frames: int, broken: int) -> None:

@@ -136,26 +136,6 @@ def test_clang_takes_it_too(library_of: Callable[[str], CppLibrary]) -> None:
     )
 
 
-MISSING = {
-    "TensorRT": ({"TENSORRT_ROOT": "/nowhere", "CMAKE_FIND_USE_CMAKE_SYSTEM_PATH": "OFF"}, r"TensorRT was\s+not\s+found"),
-    "backend": ({"YOLACT_DEPLOY_BACKEND": "onnx"}, r"YOLACT_DEPLOY_BACKEND is \"onnx\", tensorrt or tensorrt-rtx was\s+wanted"),
-    "kernels": ({"YOLACT_DEPLOY_KERNEL_IMAGES": "/nowhere.cubin"}, r"YOLACT_DEPLOY_KERNEL_IMAGES names /nowhere.cubin, which\s+does not"),
-    "nvcc": (
-        {"YOLACT_DEPLOY_KERNEL_IMAGES": "", "YOLACT_NVCC": "YOLACT_NVCC-NOTFOUND", "CMAKE_FIND_USE_SYSTEM_ENVIRONMENT_PATH": "OFF"},
-        "nvcc, which",
-    ),
-}
-
-
-@pytest.mark.parametrize("what", MISSING)
-def test_what_is_missing_is_told(library: CppLibrary, tmp_path: Path, what: str) -> None:
-    if what == "nvcc" and (shutil.which("nvcc") or Path("/usr/local/cuda/bin/nvcc").exists()):
-        pytest.skip("nvcc is here")
-    changed, told = MISSING[what]
-    with pytest.raises(AssertionError, match=told):
-        configure(library.standin, CPP, tmp_path, **{"YOLACT_DEPLOY_KERNEL_IMAGES": library.image_list, **changed})
-
-
 def test_one_of_several_images_is_loaded(library: CppLibrary, tmp_path: Path) -> None:
     """Those of other GPUs are passed over; where none fits, that is told."""
     assert [path.read_bytes() for path in library.images] == [b"STUB 75", b"STUB 89"]

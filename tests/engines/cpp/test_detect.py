@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -32,7 +32,7 @@ def recorded(
     postprocess: Any = "none",
     *,
     half: bool = False,
-    raw: str = "",
+    raw: Literal["rgb", "bgr"] | None = None,
     **options: Any,
 ) -> Recorded:
     """An engine of a tiny variant; `raw` is the channel order of its uint8 input."""
@@ -40,7 +40,7 @@ def recorded(
     outputs = made_outputs(variant, 3, postprocess)
     if half:
         outputs = {name: rows.astype(np.float16) if name in HALF_FLOATS else rows for name, rows in outputs.items()}
-    spec = InputSpec.of(variant, "raw", raw) if raw else InputSpec.of(variant)  # type: ignore[arg-type]
+    spec = InputSpec.of(variant, "raw", raw) if raw else InputSpec.of(variant)
     return written(library, folder, variant, outputs, spec, postprocess, **options)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -16,14 +16,19 @@ from tests.helpers.cpp_library import CppLibrary, run_commands
 from tests.helpers.host_driver import HostDriver
 from tests.helpers.tiny import tiny_variant
 from yolact_deploy.engines.batches import BatchRange
-from yolact_deploy.engines.cuda.preprocess import DevicePicture, DevicePreprocessor
+from yolact_deploy.engines.cuda.preprocess import DevicePicture, DevicePreprocessor, PictureFormat
 from yolact_deploy.manifest import InputSpec
 from yolact_deploy.preprocess import prepare
 
 SIZE = 64
-INPUTS = {"float": ("float", "rgb", None), "half": ("float", "rgb", "float16"), "rgb": ("raw", "rgb", None), "bgr": ("raw", "bgr", None)}
+INPUTS: dict[str, tuple[Literal["float", "raw"], Literal["rgb", "bgr"], str | None]] = {
+    "float": ("float", "rgb", None),
+    "half": ("float", "rgb", "float16"),
+    "rgb": ("raw", "rgb", None),
+    "bgr": ("raw", "bgr", None),
+}
 SIZES = [(1, 1), (2, 1), (1, 5), (3, 3), (31, 33), (64, 64), (65, 63), (1000, 3), (7, 999), (320, 241)]
-NV12 = {2: "nv12-bt601", 3: "nv12-bt709"}
+NV12: dict[int, PictureFormat] = {2: "nv12-bt601", 3: "nv12-bt709"}
 
 
 class Fed:
@@ -33,7 +38,7 @@ class Fed:
         layout, channels, dtype = INPUTS[kind]
         variant = tiny_variant(input_size=SIZE)
         self.library, self.folder, self.half = library, folder, dtype == "float16"
-        self.spec = InputSpec.of(variant, layout, channels)  # type: ignore[arg-type]
+        self.spec = InputSpec.of(variant, layout, channels)
         options: Any = {"input_dtype": dtype, "precision": "fp16" if dtype else "fp32", "batch": BatchRange(1, 1, 4)}
         self.engine = write_recorded_engine(folder, variant, made_heads(variant, 2), self.spec, **options)
 
@@ -88,7 +93,7 @@ def truth(spec: InputSpec, half: bool, content: bytes, start: int, size: tuple[i
         DevicePreprocessor(driver, driver.load_module(driver.image), spec, 1) as preprocessor,
     ):
         driver.copy_to_device(memory.pointer, np.frombuffer(content, np.uint8), stream)
-        planes = DevicePicture(memory.pointer, *size, pitches[0], NV12[kind], memory.pointer + start, pitches[1])  # type: ignore[arg-type]
+        planes = DevicePicture(memory.pointer, *size, pitches[0], NV12[kind], memory.pointer + start, pitches[1])
         preprocessor.enqueue([planes], target.pointer, stream, half=half)
         driver.copy_to_host(found, target.pointer, stream)
         stream.synchronize()
